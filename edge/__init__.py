@@ -1,0 +1,1 @@
+"""edge: the recorder that never loses a sample."""

@@ -1,0 +1,1 @@
+"""What the recorder decides: no I/O, no clock, no threads, no logging. `now` is an argument."""

@@ -1,0 +1,101 @@
+"""The whole tree of errors that reach a person, and who is at fault in each.
+
+    EdgeError                      exit  fault
+    |-- InternalError                1   local        our bug
+    |-- ConfigError                  2   local        a setting, an option, a file of ours
+    |-- StateDirectoryInUse          7   environment  another process owns the state directory
+    |-- MicrophoneError              6   environment  absent, gone, or not what was asked for
+    |-- Unreachable                  3   environment  no way to the server just now: worth another try
+    |-- ServerRefused                5   remote       the server said no: a person has to change something
+    `-- PacketError                  5   remote       bytes that are no PCM1 packet
+
+An error's text is one line for a person: what happened, what it means for the audio, what to do.
+The command line prints exactly that and leaves with `exit_code`; it never prints a traceback.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, IntEnum
+
+
+class Fault(Enum):
+    """Who has to act (DESIGN.md, rule 8)."""
+
+    LOCAL = "local"
+    REMOTE = "remote"
+    ENVIRONMENT = "environment"
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command (DESIGN.md, decision 7)."""
+
+    WHOLE = 0
+    INTERNAL = 1
+    USAGE = 2
+    PENDING = 3
+    LOST = 4
+    REFUSED = 5
+    NO_MICROPHONE = 6
+    IN_USE = 7
+
+
+class EdgeError(Exception):
+    """Base of all errors that are meant for a person.
+
+    `what` happened, what it `means` for the audio and the `remedy`: joined to one line.
+    """
+
+    exit_code = ExitCode.INTERNAL
+    fault = Fault.LOCAL
+
+    def __init__(self, what: str, means: str = "", remedy: str = "") -> None:
+        self.what = what
+        self.means = means
+        self.remedy = remedy
+        line = "; ".join(part for part in (what, means, remedy) if part)
+        super().__init__(" ".join(line.split()))
+
+
+class InternalError(EdgeError):
+    """A bug of ours: an illegal event, a broken invariant."""
+
+
+class ConfigError(EdgeError):
+    """A setting, an option or a file of ours is wrong."""
+
+    exit_code = ExitCode.USAGE
+
+
+class StateDirectoryInUse(EdgeError):
+    """Another process owns the state directory (DESIGN.md, decision 6)."""
+
+    exit_code = ExitCode.IN_USE
+    fault = Fault.ENVIRONMENT
+
+
+class MicrophoneError(EdgeError):
+    """The microphone is absent, went away, or gives something other than was asked for."""
+
+    exit_code = ExitCode.NO_MICROPHONE
+    fault = Fault.ENVIRONMENT
+
+
+class Unreachable(EdgeError):
+    """No way to the server just now; the same attempt may succeed later."""
+
+    exit_code = ExitCode.PENDING
+    fault = Fault.ENVIRONMENT
+
+
+class ServerRefused(EdgeError):
+    """The server answered and said no: trying again changes nothing until a person acts."""
+
+    exit_code = ExitCode.REFUSED
+    fault = Fault.REMOTE
+
+
+class PacketError(EdgeError):
+    """Bytes that are not a well-formed PCM1 packet (PROTOCOL.md, "PCM1 packet")."""
+
+    exit_code = ExitCode.REFUSED
+    fault = Fault.REMOTE

@@ -1,0 +1,1 @@
+"""asyncio around the core: it knows ports, never adapters."""

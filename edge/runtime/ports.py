@@ -1,0 +1,133 @@
+"""The whole outside world of the runtime, on one page. Adapters implement these; tests fake them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from edge.core.packet import AudioFormat
+
+JsonObject = dict[str, Any]
+
+
+# --- sound -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What a source really gives, after it was opened. `notes` are lines that a person should see."""
+
+    name: str
+    audio: AudioFormat
+    period_frames: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One bounded read.
+
+    data         whole frames, s16le interleaved; empty = nothing yet
+    boot_s       CLOCK_BOOTTIME in seconds at which the first frame of `data` was captured (of the read, when empty)
+    lost_frames  frames lost just before `data`, with their `cause` ("xrun" or "microphone")
+    ended        the source has no more
+    """
+
+    data: bytes | memoryview
+    boot_s: float
+    lost_frames: int = 0
+    cause: str = ""
+    ended: bool = False
+
+
+class Source(Protocol):
+    """Where sound comes from. Used by one thread (capture); `abandon` alone may be called from another."""
+
+    @property
+    def can_wait(self) -> bool:
+        """True: unread audio stays where it is (a file at full speed). False: what is not read in time is lost."""
+
+    def open(self) -> SourceInfo:
+        """Open it and say what it really gives. Raises MicrophoneError."""
+
+    def read(self) -> Block:
+        """The next block; returns within about a second whatever happens. Raises MicrophoneError when it is gone."""
+
+    def close(self) -> None:
+        """Let it go; may be called twice, and without `open`."""
+
+
+# --- server ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """GET /session/ID/status. `exists` False means the server does not know the session (404)."""
+
+    exists: bool
+    connected: bool = False
+    pending_segments: int = 0
+    max_pending: int = 20
+
+
+class ServerApi(Protocol):
+    """The HTTP side of a server. Every call is bounded in time; raises Unreachable or ServerRefused."""
+
+    async def start(self, settings: JsonObject) -> str:
+        """POST /api/recording/start; returns the session id."""
+
+    async def stop(self, session_id: str) -> None:
+        """POST /api/recording/stop: flushes the tail, blocks until it is transcribed."""
+
+    async def status(self, session_id: str) -> SessionStatus:
+        """GET /session/ID/status."""
+
+    async def close(self) -> None:
+        """Give back its connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """How a socket ended. `code` 1006 stands for a reset or a loss without a close frame."""
+
+    code: int
+    reason: str
+
+
+class Socket(Protocol):
+    """One WebSocket, for one attempt."""
+
+    async def send(self, message: str | bytes) -> None:
+        """Queue one message; returns when the buffer is below its limit, which is not delivery."""
+
+    async def receive(self) -> JsonObject | Closed:
+        """The next JSON message, or how the socket ended (then for ever)."""
+
+    async def close(self) -> None:
+        """Close in order, bounded in time."""
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+
+
+class Dialer(Protocol):
+    """Makes one attempt at one WebSocket. Raises Unreachable or ServerRefused."""
+
+    async def __call__(self, session_id: str) -> Socket: ...
+
+
+# --- people ----------------------------------------------------------------------------------------------------------
+
+
+class Panel(Protocol):
+    """Two LEDs and two buttons."""
+
+    def show(self, record_lit: bool, safe_lit: bool) -> None:
+        """Set the LEDs (recording, safe)."""
+
+    def on_press(self, record: Callable[[], None], retry: Callable[[], None]) -> None:
+        """Call back on a press, from a thread of the panel's own."""
+
+    def close(self) -> None:
+        """LEDs off, pins released."""
