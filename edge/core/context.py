@@ -1,0 +1,185 @@
+"""What a session knows, and the few steps that all its handlers share. The handlers are in `attach` and `stream`.
+
+Rules and traps named in comments are those of PROTOCOL.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from edge.core.delivery import AckedDelivery, PlainDelivery
+from edge.core.events import CloseSocket, Effect, Note, Over, PollStatus, Release
+from edge.core.ledger import Ledger
+from edge.core.policy import Policy
+from edge.errors import EdgeError, InternalError, ServerRefused
+
+
+class Phase(Enum):
+    """Where the session is; the value says it in words."""
+
+    IDLE = "nothing is owed"
+    WAITING = "until the next attempt is allowed"
+    FAILED = "given up or refused; probed slowly"
+    ASKING = "what has become of the old session?"
+    SETTLING = "until the server lets go of the old socket"
+    TAKING_OVER = "a sacrificial socket replaces a half-open one"
+    PAUSING = "while the server cleans up after a takeover"
+    FLUSHING = "until the old session has no pending segment"
+    STOPPING_OLD = "the old session is being stopped"
+    VERIFYING = "did the old session outlive its stop?"
+    STARTING = "a session is being opened"
+    OPENING = "the WebSocket is being opened"
+    GREETING = "until the server says hello"
+    INITIALISING = "until init is confirmed"
+    STREAMING = "audio flows"
+    STOPPING = "until the server has flushed the tail"
+    DONE = "all is delivered"
+
+
+class Timer(Enum):
+    """What the one deadline may stand for."""
+
+    CONNECT = "connect"
+    SETTLE = "settle"
+    POLL = "poll"
+    PAUSE = "pause"
+    FLUSH = "flush"
+    STOP = "stop"
+    BARRIER = "barrier"
+    STALL = "stall"
+    HEARTBEAT = "heartbeat"
+    PROOF = "proof"
+    HTTP_DEAD = "http dead"
+
+
+@dataclass(slots=True)
+class Server:
+    """A session at the server. `delivery` is None until its first hello tells which kind of server it is."""
+
+    session_id: str
+    delivery: PlainDelivery | AckedDelivery | None = None
+    init_confirmed: bool = False
+    is_stopped: bool = False  # it was, or may have been, finalised: never reattach, flush it
+
+
+class Context:
+    """The session's memory. Times are seconds of the boot clock."""
+
+    def __init__(self, ledger: Ledger, policy: Policy) -> None:
+        self.ledger = ledger
+        self.policy = policy
+        self.phase = Phase.WAITING
+        self.attempt = 0
+        self.failure: EdgeError | None = None
+        self.server: Server | None = None
+        self.session_ids: list[str] = []
+        self.attachments = 0
+        self.timers: dict[Timer, float] = {}
+        self.effects: list[Effect] = []
+        self.has_progress = False
+        self.pending_segments = 0
+        self.max_pending = 20
+        self.unanswered_since: float | None = None  # the first status poll that was not answered
+        self.barriered = 0
+        self.barrier_at = 0.0
+        self.progress_at = 0.0
+        self.attached_at = 0.0
+        self.is_planned_stop = False
+
+    def do(self, effect: Effect) -> None:
+        """Hand an effect to the shell."""
+        self.effects.append(effect)
+
+    def note(self, kind: str, text: str) -> None:
+        """Let people know."""
+        self.do(Note(kind, text))
+
+    @property
+    def known(self) -> Server:
+        """The session at the server, in phases that cannot be without one."""
+        if self.server is None:
+            raise InternalError(f"no session while {self.phase.name}")
+        return self.server
+
+    @property
+    def delivery(self) -> PlainDelivery | AckedDelivery:
+        """What the session has confirmed, in phases after its hello."""
+        delivery = self.known.delivery
+        if delivery is None:
+            raise InternalError(f"no hello yet while {self.phase.name}")
+        return delivery
+
+    @property
+    def is_complete(self) -> bool:
+        """All of the recording is delivered; to a server with acks that includes a gap behind the last packet."""
+        ledger = self.ledger
+        if not ledger.ended or ledger.delivered < ledger.last:
+            return False
+        delivery = self.server.delivery if self.server else None
+        return not (isinstance(delivery, AckedDelivery) and ledger.gaps_before(ledger.last + 1))
+
+    @property
+    def goal(self) -> int | None:
+        """The last packet of this session: the recording's last, or at an aia-v4 server the one before a long gap.
+
+        None while more may come. Gaps close up there, so behind a long one a new session sets the clock right.
+        """
+        if isinstance(self.delivery, PlainDelivery):
+            gap_frames = int(self.policy.session_gap * self.policy.audio.rate_hz)
+            before_gap = self.ledger.break_after(self.delivery.first, gap_frames)
+            if before_gap is not None:
+                return before_gap
+        return self.ledger.last if self.ledger.ended else None
+
+    def arm(self, timer: Timer, due: float) -> None:
+        """(Re)set one timer."""
+        self.timers[timer] = due
+
+    def poll(self, now: float) -> None:
+        """Ask for the session's status."""
+        delivery = self.known.delivery
+        poll = delivery.poll() if isinstance(delivery, PlainDelivery) else None
+        self.timers.pop(Timer.POLL, None)
+        if self.unanswered_since is None:
+            self.unanswered_since = now
+            self.arm(Timer.HTTP_DEAD, now + self.policy.http_dead_after)
+        self.do(PollStatus(self.known.session_id, poll))
+
+    def advance(self) -> None:
+        """Carry what the session confirmed to the ledger, and free it in the ring."""
+        if self.delivery.delivered > self.ledger.delivered:
+            self.do(Release(self.ledger.deliver(self.delivery.delivered)))
+
+    def end_attempt(self) -> None:
+        """From here on, whatever the current socket or request still reports is stale."""
+        if self.server is not None and self.server.delivery is not None:
+            self.server.delivery.detach()
+        self.attempt += 1
+        self.timers.clear()
+        self.unanswered_since = None
+
+    def leave_socket(self, *, abort: bool) -> None:
+        """Close the socket: one at a time, ever."""
+        self.do(CloseSocket(abort))
+        self.end_attempt()
+
+    def rest(self, error: EdgeError) -> None:
+        """The attempt is over; the retry policy decides when the next one comes."""
+        self.end_attempt()
+        if isinstance(error, ServerRefused):
+            self.failure = error
+        self.do(Over(None if self.has_progress else error))
+        self.note("lost", str(error))
+        self.phase = Phase.FAILED if self.failure is not None else Phase.WAITING
+        if self.is_complete:
+            self.finish()
+
+    def finish(self) -> None:
+        """Everything is delivered."""
+        self.timers.clear()
+        self.phase = Phase.DONE
+
+    def forget_session(self) -> None:
+        """The session is gone or closed for good; what it proved is in the ledger."""
+        self.server = None

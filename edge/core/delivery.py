@@ -1,0 +1,237 @@
+"""What one server session has confirmed, and what that is worth.
+
+`PlainDelivery` applies PROTOCOL.md's rules of delivery to an unmodified aia-v4 server, whose confirmations are worth little
+by themselves; `AckedDelivery` believes the acknowledgements of our extension. Both speak in packet numbers of the recording
+and offer the session the same face, so that it need not ask which it has.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from edge.core.cuts import CutModel
+
+MAX_CUTS = 4  # rule 8: this many cuts at most are sent since the last "pending 0"
+_RTT_GAIN = 1 / 8  # as TCP smooths its round-trip time (RFC 6298, section 2)
+_FIRST_RTT_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What was known when a status poll was started: only that may be concluded from its answer (rule 2)."""
+
+    surely_cut: int = 0
+    handled: int = 0
+    repeats: int = 0
+
+
+class _Barriers:
+    """Open barriers of the current socket, first in, first out: a pong carries no id (PROTOCOL.md, "Confirmation")."""
+
+    def __init__(self) -> None:
+        self._open: deque[tuple[int, float]] = deque()
+        self.rtt_s = _FIRST_RTT_S
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def add(self, seq: int, now: float) -> None:
+        self._open.append((seq, now))
+
+    def answered(self, now: float) -> int | None:
+        """The packet that the answered barrier stood behind; None for an answer that nobody asked for."""
+        if not self._open:
+            return None
+        seq, since = self._open.popleft()
+        self.rtt_s += (now - since - self.rtt_s) * _RTT_GAIN
+        return seq
+
+    def clear(self) -> None:
+        self._open.clear()
+
+
+class PlainDelivery:
+    """A session of an aia-v4 server whose first packet is `first` and which began at `now`; times in seconds."""
+
+    acks = False
+
+    def __init__(self, first: int, cuts: CutModel, now: float) -> None:
+        self.first = first
+        self.cuts = cuts
+        self.sent = self.resume = self.delivered = first - 1
+        self.sockets = 0
+        self.alive_at = now  # the last moment at which the server surely had not finalised the session
+        self.believed = True
+        self.proven = False
+        self.clear = first - 1  # handled when the last poll that said "pending 0" was started
+        self._proved = first - 1
+        self._clear_repeats = 0
+        self._repeats = 0
+        self._shorts = 0
+        self._barriers = _Barriers()
+
+    @property
+    def proved(self) -> int:
+        """Rule 1: the highest packet whose pong stems from a session that was alive."""
+        return self._proved
+
+    @property
+    def rtt_s(self) -> float:
+        """Smoothed round-trip time of the barriers."""
+        return self._barriers.rtt_s
+
+    def attach(self, now: float) -> None:
+        """A socket said hello. The first of a session just created needs no proof."""
+        self.sockets += 1
+        self.proven = self.sockets == 1
+        self.believed = True
+        if self.proven:
+            self.alive_at = now
+
+    def detach(self) -> None:
+        """The socket is gone: what it had not confirmed will be sent again and may then have arrived twice."""
+        self._repeats += self.sent - self.resume
+        self.sent = self.resume
+        self._barriers.clear()
+
+    def sending(self, seq: int, *, short: bool) -> None:
+        """Packet `seq` goes out; `short`: with fewer frames than the others."""
+        self.sent = seq
+        self._shorts += short
+
+    def limit(self, window: int) -> int:
+        """The highest packet that may be sent now: rule 7's bound on what is unconfirmed, rule 8's on open cuts."""
+        repeated_since = self._repeats - self._clear_repeats
+        return min(self.resume + window, self.clear + MAX_CUTS * self.cuts.interval - repeated_since)
+
+    def barrier(self, now: float) -> None:
+        """A JSON ping goes out behind what was sent so far."""
+        self._barriers.add(self.sent, now)
+
+    def pong(self, now: float) -> bool:
+        """The oldest barrier was answered; True where that confirmed something new."""
+        seq = self._barriers.answered(now)
+        if seq is None or not self.believed:
+            return False
+        if self.sockets == 1:
+            self.alive_at = now
+        new, self.resume = seq > self.resume, max(seq, self.resume)
+        if self.proven:
+            self._proved = self.resume
+        return new
+
+    def ack(self, seq: int, now: float) -> bool:
+        """An aia-v4 server sends none."""
+        return False
+
+    def is_waiting(self) -> bool:
+        """True while an answer is owed."""
+        return bool(self._barriers)
+
+    def prove(self, now: float) -> None:
+        """A `t` ping with is_recording came on this socket: rule 1."""
+        self.proven = True
+        self.alive_at = now
+        if self.believed:
+            self._proved = self.resume
+
+    def poll(self) -> Poll:
+        """To be taken when a status poll is started."""
+        arrived = self._proved - self.first + 1
+        cut = self.cuts.surely_cut(arrived, self._repeats, self._shorts)
+        return Poll(self.first - 1 + cut, self.resume, self._repeats)
+
+    def pending_zero(self, poll: Poll, now: float, grace_s: float) -> None:
+        """Rule 2: `poll` said that no segment was pending. Worth something only while the session cannot be finalised."""
+        if now < self.alive_at + grace_s:
+            self.delivered = max(self.delivered, poll.surely_cut)
+            self.clear = max(self.clear, poll.handled)
+            self._clear_repeats = max(self._clear_repeats, poll.repeats)
+
+    def may_have_cut(self) -> bool:
+        """Rule 3: False where surely no cut fell since the last "pending 0"."""
+        since, most = self.clear - self.first + 1, self.sent - self.first + 1 + self._repeats
+        if self._shorts or not self.cuts.is_exact:
+            return most > since
+        return self.cuts.reached(most) > self.cuts.reached(since)
+
+    def flushed(self) -> None:
+        """Rule 3: the session was finalised and its tail flushed."""
+        if not self.may_have_cut():
+            self.delivered = max(self.delivered, self._proved)
+
+
+class AckedDelivery:
+    """A session of a server with acknowledgements; `delivered` is what it had stored when it said hello."""
+
+    acks = True
+    _THROUGHPUT_GAIN = 0.25
+
+    def __init__(self, delivered: int) -> None:
+        self.sent = self.resume = self.delivered = delivered
+        self.sockets = 0
+        self._barriers = _Barriers()
+        self._packets_per_s = 0.0
+        self._measured: tuple[float, int] | None = None
+
+    @property
+    def proved(self) -> int:
+        """An acknowledgement proves itself."""
+        return self.delivered
+
+    @property
+    def rtt_s(self) -> float:
+        """Smoothed round-trip time of the barriers."""
+        return self._barriers.rtt_s
+
+    def store(self, seq: int) -> None:
+        """A hello says that all up to `seq` is stored."""
+        self.sent = self.resume = self.delivered = max(seq, self.delivered)
+
+    def attach(self, now: float) -> None:
+        """A socket said hello."""
+        self.sockets += 1
+        self._measured = (now, self.delivered)
+
+    def detach(self) -> None:
+        """The socket is gone; the throughput of the next one is measured afresh."""
+        self.sent = self.resume = self.delivered
+        self._barriers.clear()
+        self._packets_per_s = 0.0
+
+    def sending(self, seq: int, *, short: bool) -> None:
+        """Packet `seq` goes out."""
+        self.sent = seq
+
+    def limit(self, window: int) -> int:
+        """What is in flight is bounded: `window` packets, or half a second of measured throughput where that is more."""
+        return self.delivered + min(max(window, int(self._packets_per_s / 2)), 15 * window)
+
+    def barrier(self, now: float) -> None:
+        """A JSON ping goes out behind what was sent so far."""
+        self._barriers.add(self.sent, now)
+
+    def pong(self, now: float) -> bool:
+        """Handled, though not yet stored: the way there and back is alive."""
+        seq = self._barriers.answered(now)
+        new = seq is not None and seq > self.resume
+        if seq is not None:
+            self.resume = max(seq, self.resume)
+        return new
+
+    def ack(self, seq: int, now: float) -> bool:
+        """All up to `seq` is durably stored. An acknowledgement of what was never sent is not believed."""
+        if not self.delivered < seq <= self.sent:
+            return False
+        self.delivered = seq
+        self.resume = max(seq, self.resume)
+        if self._measured is not None and now - self._measured[0] >= 0.05:
+            rate = (seq - self._measured[1]) / (now - self._measured[0])
+            self._packets_per_s += (rate - self._packets_per_s) * self._THROUGHPUT_GAIN
+            self._measured = (now, seq)
+        return True
+
+    def is_waiting(self) -> bool:
+        """True while an acknowledgement or an answer is owed."""
+        return bool(self._barriers) or self.sent > self.delivered

@@ -1,0 +1,45 @@
+"""Steps that attaching and streaming share."""
+
+from __future__ import annotations
+
+from edge.core.context import Context, Phase, Timer
+from edge.core.delivery import PlainDelivery
+from edge.core.events import OpenSocket, Over, StartSession
+
+GONE = "the server no longer knows the session (it was restarted)"
+
+
+def start(c: Context) -> None:
+    """Open a session if anything is owed."""
+    if c.is_complete:
+        c.do(Over(None))
+        c.finish()
+    elif c.session_ids and c.ledger.last == c.ledger.delivered and not c.ledger.ended:
+        c.do(Over(None))
+        c.phase = Phase.IDLE
+    else:
+        c.phase = Phase.STARTING
+        c.do(StartSession())
+
+
+def open_socket(c: Context, now: float) -> None:
+    """One WebSocket attempt; resume=1 always (rule 5)."""
+    c.phase = Phase.OPENING
+    c.timers.clear()
+    c.arm(Timer.CONNECT, now + c.policy.connection_timeout)
+    c.do(OpenSocket(c.known.session_id))
+
+
+def pause(c: Context, now: float) -> None:
+    """Trap 1: give the old handler's clean-up its time before the next socket."""
+    c.phase = Phase.PAUSING
+    c.arm(Timer.PAUSE, now + c.policy.orphan_pause)
+
+
+def conclude(c: Context) -> None:
+    """The session was finalised: what that delivered goes to the ledger, and a follow-on session takes over."""
+    delivery = c.delivery
+    if isinstance(delivery, PlainDelivery):
+        delivery.flushed()
+    c.advance()
+    c.forget_session()

@@ -1,0 +1,303 @@
+"""While audio flows: what to send, when to ask, whom to believe, when to stop.
+
+Rules and traps named in comments are those of PROTOCOL.md.
+"""
+
+from __future__ import annotations
+
+from edge.core import messages, steps
+from edge.core.context import Context, Phase, Timer
+from edge.core.delivery import AckedDelivery, PlainDelivery
+from edge.core.events import (
+    Ack,
+    Backpressure,
+    Note,
+    Pinged,
+    Polled,
+    Pong,
+    SendPackets,
+    SendText,
+    SocketClosed,
+    Supplied,
+    Unknown,
+)
+from edge.errors import Unreachable
+
+FINALIZE = "finalize"
+
+
+def begin(c: Context, now: float) -> None:
+    """Audio may flow on this socket."""
+    c.phase = Phase.STREAMING
+    c.failure = None
+    c.timers.pop(Timer.CONNECT, None)
+    c.note("connected", "connected")
+    if not c.delivery.acks:
+        c.arm(Timer.PROOF, now + c.policy.proof_of_life_timeout)
+        c.arm(Timer.POLL, now + c.policy.poll_soon)
+    pump(c, now)
+
+
+def supplied(c: Context, event: Supplied, now: float) -> None:
+    """There are more packets, or the recording has ended."""
+    pump(c, now)
+
+
+def pump(c: Context, now: float) -> None:
+    """Send what may be sent, ask for what is to be confirmed, and re-arm what watches over the answers."""
+    delivery, goal = c.delivery, c.goal
+    if not delivery.is_waiting():
+        c.progress_at = now
+    last = min(c.ledger.last if goal is None else goal, delivery.limit(c.policy.window))
+    if last > delivery.sent and not _is_held(c, now):
+        _send(c, last, now)
+    _confirm(c, now)
+    _watch(c, now)
+    if goal is not None and delivery.sent >= goal:
+        _stop_if_kept(c, goal, now)
+
+
+def _send(c: Context, last: int, now: float) -> None:
+    delivery, ledger = c.delivery, c.ledger
+    first = delivery.sent + 1
+    for seq in range(first, last + 1):
+        packet = ledger.packet(seq)
+        gaps = ledger.gaps_before(seq) if delivery.acks else ()
+        if gaps:
+            _send_packets(c, first, seq - 1)
+            first = seq
+            for gap in gaps:
+                c.do(SendText(messages.gap(gap)))
+        ledger.sending(packet)
+        delivery.sending(seq, short=packet.frames < ledger.packet_frames)
+    _send_packets(c, first, last)
+
+
+def _send_packets(c: Context, first: int, last: int) -> None:
+    if first <= last:
+        c.do(SendPackets(first, last))
+
+
+def _is_held(c: Context, now: float) -> bool:
+    """Rule 8: nothing more goes to an aia-v4 server that does not answer polls, or has too much to transcribe."""
+    if c.delivery.acks:
+        return False
+    is_deaf = c.unanswered_since is not None and now - c.unanswered_since > c.policy.hold_after
+    return is_deaf or 2 * c.pending_segments >= c.max_pending
+
+
+def send_barrier(c: Context, now: float) -> None:
+    """A JSON ping behind all that was sent: its pong is the confirmation."""
+    c.delivery.barrier(now)
+    c.barriered = c.delivery.sent
+    c.barrier_at = now
+    c.do(SendText(messages.PING))
+
+
+def _confirm(c: Context, now: float) -> None:
+    """Barriers every `barrier_interval`, sooner where half the window waits for one. Acks need none unless they fail."""
+    delivery, policy = c.delivery, c.policy
+    due: float | None = None
+    if isinstance(delivery, AckedDelivery):
+        if delivery.sent > delivery.delivered:
+            due = max(c.progress_at, c.barrier_at) + policy.ack_doubt
+    elif delivery.sent > c.barriered:
+        is_much = 2 * (delivery.sent - c.barriered) >= policy.window
+        due = now if is_much else c.barrier_at + policy.barrier_interval
+    if due is None:
+        c.timers.pop(Timer.BARRIER, None)
+    elif due <= now:
+        send_barrier(c, now)
+        c.timers.pop(Timer.BARRIER, None)
+    else:
+        c.arm(Timer.BARRIER, due)
+
+
+def _watch(c: Context, now: float) -> None:
+    if c.delivery.is_waiting():
+        c.arm(Timer.STALL, c.progress_at + c.policy.stall_timeout(c.delivery.rtt_s))
+        c.timers.pop(Timer.HEARTBEAT, None)
+    else:
+        c.timers.pop(Timer.STALL, None)
+        c.arm(Timer.HEARTBEAT, c.barrier_at + c.policy.heartbeat_interval)
+
+
+def _stop_if_kept(c: Context, goal: int, now: float) -> None:
+    """Rule 9: stop only when all is handled and proved and nothing is pending."""
+    delivery = c.delivery
+    if isinstance(delivery, PlainDelivery):
+        if not (delivery.resume == delivery.proved == goal):
+            return
+        if delivery.clear < goal:
+            due = now + c.policy.settle_poll
+            if Timer.POLL in c.timers and c.timers[Timer.POLL] > due:
+                c.arm(Timer.POLL, due)
+            return
+    elif delivery.delivered < goal:
+        return
+    if delivery.acks:
+        for gap in c.ledger.gaps_before(goal + 1):
+            c.do(SendText(messages.gap(gap)))
+    _stop(c, now, is_planned=True)
+
+
+def _stop(c: Context, now: float, *, is_planned: bool) -> None:
+    c.is_planned_stop = is_planned
+    c.phase = Phase.STOPPING
+    c.timers.clear()
+    c.arm(Timer.STOP, now + c.policy.stop_timeout)
+    c.do(SendText(messages.STOP))
+
+
+def barrier_due(c: Context, now: float) -> None:
+    """The barrier interval, or the patience with acknowledgements, has passed."""
+    send_barrier(c, now)
+    pump(c, now)
+
+
+def ponged(c: Context, event: Pong, now: float) -> None:
+    """A barrier was answered."""
+    if c.delivery.pong(now):
+        c.has_progress = True
+    c.progress_at = now
+    pump(c, now)
+
+
+def acked(c: Context, event: Ack, now: float) -> None:
+    """Packets are durably stored."""
+    if c.delivery.ack(event.seq, now):
+        c.has_progress = True
+        c.progress_at = now
+        c.advance()
+        pump(c, now)
+
+
+def pinged(c: Context, event: Pinged, now: float) -> None:
+    """Answer every server ping; a `t` ping tells whether the session is alive (rule 1)."""
+    c.do(SendText(messages.PONG))
+    delivery = c.server.delivery if c.server else None
+    if event.alive is None or not isinstance(delivery, PlainDelivery) or c.phase is Phase.TAKING_OVER:
+        return
+    if event.alive:
+        delivery.prove(now)
+        if c.phase is Phase.STREAMING:
+            c.arm(Timer.PROOF, now + c.policy.proof_of_life_timeout)
+            pump(c, now)
+    elif c.phase is Phase.STREAMING:
+        # Trap 3: a dead session answers pongs, but keeps nothing.
+        c.known.is_stopped = True
+        c.leave_socket(abort=False)
+        c.rest(Unreachable("the server had already closed the session: a new one follows"))
+
+
+def polled(c: Context, event: Polled, now: float) -> None:
+    """Status while audio flows: pending segments, and whether we are an orphan (rules 2, 6 and 8)."""
+    delivery, policy = c.delivery, c.policy
+    if not event.answered:
+        c.arm(Timer.POLL, now + policy.poll_soon)
+        return
+    c.unanswered_since = None
+    c.timers.pop(Timer.HTTP_DEAD, None)
+    c.pending_segments, c.max_pending = event.pending, event.max_pending
+    if not event.exists:
+        c.leave_socket(abort=False)
+        c.forget_session()
+        c.rest(Unreachable(steps.GONE))
+        return
+    if not event.connected:
+        c.leave_socket(abort=False)
+        c.note("orphan", "the server dropped this connection without a word: reconnecting")
+        steps.pause(c, now)
+        return
+    if isinstance(delivery, PlainDelivery) and event.poll is not None:
+        if not event.pending:
+            delivery.pending_zero(event.poll, now, policy.sure_grace)
+            c.advance()
+        is_young = delivery.sockets > 1 and now - c.attached_at < policy.watch_after_reattach
+        is_open = delivery.poll().surely_cut > delivery.delivered or bool(event.pending)
+        is_paced = delivery.sent < c.ledger.last
+        c.arm(Timer.POLL, now + (policy.poll_soon if is_young or is_open or is_paced else policy.poll_later))
+    pump(c, now)
+
+
+def http_dead(c: Context, now: float) -> None:
+    """Rule 8: HTTP is dead while pongs flow: the server got SIGTERM, and `stop_stream` still flushes."""
+    if c.phase is Phase.STREAMING and c.unanswered_since is not None and c.progress_at > c.unanswered_since:
+        c.note("server-stopping", "the server is shutting down: asking it to keep what it has")
+        _stop(c, now, is_planned=False)
+
+
+def pushed_back(c: Context, event: Backpressure, now: float) -> None:
+    """Trap 6: a packet was dropped and the pongs lie; leave this socket and wait until the backlog is transcribed."""
+    delivery = c.delivery
+    if isinstance(delivery, PlainDelivery):
+        delivery.believed = False
+        c.pending_segments = c.max_pending
+    c.leave_socket(abort=False)
+    c.rest(Unreachable("the server has too much to transcribe: waiting for it"))
+
+
+def told(c: Context, event: Unknown, now: float) -> None:
+    """Pass on what is not for us."""
+    c.do(Note("message", "", event.message))
+
+
+def late_pong(c: Context, event: Pong, now: float) -> None:
+    """A late answer."""
+    c.delivery.pong(now)
+
+
+def stalled(c: Context, now: float) -> None:
+    """No handled progress: the way is dead, whatever TCP believes."""
+    c.leave_socket(abort=True)
+    c.rest(Unreachable("the server stopped answering"))
+
+
+def heartbeat_due(c: Context, now: float) -> None:
+    """Nothing is unconfirmed: keep the session from idling out, and the way tested."""
+    c.progress_at = now
+    send_barrier(c, now)
+    pump(c, now)
+
+
+def proof_missing(c: Context, now: float) -> None:
+    """The slow sign of an orphan (trap 1)."""
+    c.leave_socket(abort=False)
+    c.note("orphan", "no sign of life of the session: reconnecting")
+    steps.pause(c, now)
+
+
+def closed(c: Context, event: SocketClosed, now: float) -> None:
+    """The socket ended while audio flowed."""
+    if event.code == 1000 and FINALIZE in event.reason:
+        # Trap 4: finished, and the tail was flushed.
+        steps.conclude(c)
+        c.rest(Unreachable("the server closed the session: a new one follows"))
+        return
+    if event.code == 1011:
+        c.forget_session()
+        c.rest(Unreachable(steps.GONE))
+        return
+    c.rest(Unreachable(f"the connection was lost ({event.code} {event.reason})".replace(" )", ")")))
+
+
+def stop_timed_out(c: Context, now: float) -> None:
+    """The stop was never answered: the session is asked about it on the next attempt."""
+    c.known.is_stopped = True
+    c.leave_socket(abort=True)
+    c.rest(Unreachable("the server did not answer the stop"))
+
+
+def stop_ended(c: Context, event: SocketClosed, now: float) -> None:
+    """The socket ended after our stop; it counts only with 1000 and the reason "finalize"."""
+    delivery = c.delivery
+    if event.code != 1000 or FINALIZE not in event.reason:
+        c.known.is_stopped = True
+        c.rest(Unreachable("the connection was lost during the stop"))
+        return
+    if isinstance(delivery, PlainDelivery) and c.is_planned_stop:
+        delivery.delivered = delivery.proved
+    c.has_progress = True
+    steps.conclude(c)
+    c.end_attempt()
+    steps.start(c)
