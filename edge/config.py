@@ -184,8 +184,9 @@ def _parse(path: Path) -> dict[str, Any]:
         line = text.count(b"\n", 0, error.start) + 1
         fault = f"not UTF-8 (line {line})"
     except tomllib.TOMLDecodeError as error:
-        # The parser quotes at most a key name, a character or nothing; keep it to the place and the kind.
-        fault = f"not TOML: {printable(str(error), 200)[1:-1]}"
+        # The parser quotes a key's name at most, never a value.
+        where = str(error).replace("end of document", f"line {text.count(b'\n') + 1}, the end")
+        fault = f"not TOML: {printable(where, 200)[1:-1]}"
     except (ValueError, RecursionError):
         fault = "not TOML: a number or a nesting beyond all measure"
     raise ConfigErrors((Problem(name, "", fault),))
@@ -194,8 +195,10 @@ def _parse(path: Path) -> dict[str, Any]:
 def _flat(tables: Mapping[str, Any], problems: list[Problem]) -> Iterator[tuple[str, object]]:
     for section, content in tables.items():
         if section not in SECTIONS:
-            below = content if isinstance(content, dict) and content else {"": None}
-            problems += (_unknown(f"{section}.{name}".rstrip(".")) for name in below)
+            below = content if isinstance(content, dict) else {}
+            problems += (_unknown(f"{section}.{name}", value) for name, value in below.items())
+            if not below:
+                problems.append(_unknown(section, content))
         elif isinstance(content, dict):
             for name, value in content.items():
                 yield f"{section}.{name}", value
@@ -205,15 +208,15 @@ def _flat(tables: Mapping[str, Any], problems: list[Problem]) -> Iterator[tuple[
 
 def _beside(path: Path, value: object) -> object:
     """A token file named in a configuration file lies relative to that, not to wherever the process was started."""
-    if not isinstance(value, str) or not value or _looks_like_token(value) or _token_file_fault(value) is not None:
+    if not isinstance(value, str) or not value or not value.isprintable() or _looks_like_token(value):
         return value
-    return str(path.parent / os.path.expanduser(value))
+    return str(path.parent / os.path.expanduser(value))  # noqa: PTH111  (Path's raises where there is no home)
 
 
 def _checked(key: str, value: object) -> tuple[Any] | Problem:
     """The value in the type of its key, in a tuple of one; or what is wrong with it."""
     if key not in KEYS:
-        return _unknown(key)
+        return _unknown(key, value)
     known = KEYS[key]
     rule = f"must be {known.setting.rule.text}" + (f" {known.setting.unit}" if known.setting.unit else "")
     try:
@@ -229,19 +232,24 @@ def _checked(key: str, value: object) -> tuple[Any] | Problem:
     return (typed.removesuffix("/") if key == "server.url" else typed,)
 
 
-def _unknown(key: str) -> Problem:
-    name = printable(key)[1:-1]
+def _unknown(key: str, value: object) -> Problem:
+    nearest, likeness = _nearest(key)
+    hint = f"the nearest one is {nearest}"
     if re.search(r"token|passw|secret|credential|api.?key|auth", key, re.IGNORECASE):
-        return Problem(name, "", "no such key", "a secret stands in a file of its own, which server.token_file names")
-    return Problem(name, "", "no such key", f"the nearest one is {_nearest(key)}")
+        likeness, hint = 0.0, f"{hint}; a secret stands in a file of its own, which server.token_file names"
+    # Only the value of a misspelt key is known to be harmless: what else stands here may be anybody's secret.
+    return Problem(printable(key)[1:-1], shown(nearest, value) if likeness > 0.8 else "***", "no such key", hint)
 
 
-def _nearest(key: str) -> str:
+def _nearest(key: str) -> tuple[str, float]:
+    """The declared key that is most like `key`, the last part counting most, and how alike they are (0 to 1)."""
+
     def likeness(candidate: str) -> tuple[float, float]:
         leaves = SequenceMatcher(None, key.rpartition(".")[2], candidate.rpartition(".")[2]).ratio()
         return (leaves, SequenceMatcher(None, key, candidate).ratio())
 
-    return max(KEYS, key=likeness)
+    best = max(KEYS, key=likeness)
+    return best, min(likeness(best))
 
 
 def _clashes(values: Mapping[str, Any]) -> Iterator[tuple[Problem, set[str]]]:
@@ -305,7 +313,7 @@ def token(config: Config, warn: Callable[[str], None] = _log.warning) -> str:
         where = str(seed)
     name = f"the token file {shown('server.token_file', where)}"
     try:
-        with open(where, "rb") as file:
+        with Path(where).open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(MAX_TOKEN_BYTES + 1)
     except OSError as error:

@@ -115,7 +115,6 @@ def greeted(c: Context, event: Hello, now: float) -> None:
     if isinstance(delivery, AckedDelivery):
         delivery.store(event.next_seq - 1)
     delivery.attach(now)
-    c.attachments += 1
     c.advance()
     c.attached_at = c.progress_at = c.barrier_at = now
     c.barriered = delivery.sent

@@ -60,6 +60,16 @@ class Ledger:
         self._start_offset = offset
         self._runs = [_Run(1, 0, offset)]
 
+    @classmethod
+    def resumed(cls, packet_frames: int, first_seq: int, delivered_frames: int, lost: dict[str, int]) -> Ledger:
+        """The account of a recording of which the packets before `first_seq` are delivered and `lost` came before them."""
+        ledger = cls(packet_frames)
+        ledger.delivered = ledger._sent_ever = first_seq - 1
+        ledger.lost = dict(lost)
+        ledger._delivered_frames = delivered_frames
+        ledger._runs = [_Run(first_seq, delivered_frames + sum(lost.values()), delivered_frames)]
+        return ledger
+
     # --- what came in ----------------------------------------------------------------------------------------------
 
     def capture(self, frames: int) -> None:

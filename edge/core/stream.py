@@ -29,6 +29,7 @@ FINALIZE = "finalize"
 def begin(c: Context, now: float) -> None:
     """Audio may flow on this socket."""
     c.phase = Phase.STREAMING
+    c.attachments += 1
     c.failure = None
     c.timers.pop(Timer.CONNECT, None)
     c.note("connected", "connected")

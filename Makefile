@@ -1,0 +1,85 @@
+# `make demo` and `make test` are the only commands that a fresh Debian or Raspberry Pi OS machine needs.
+
+PYTHON ?=
+SABOTAGE ?=
+BIN := .venv/bin
+PY := $(BIN)/python
+# What the tests of the real sound adapter need: ALSA without a sound card.
+TEST_PACKAGES := pulseaudio pulseaudio-utils libasound2-plugins alsa-utils
+STAMP := .venv/.made-by-make-env
+EXTRAS := --extra receive --extra demo --extra alsa --group dev
+COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' --quiet $(LOCK_OPTIONS)
+
+.PHONY: help
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make demo          the whole path on this machine, live, with cut connections; SABOTAGE=drop must fail
+.PHONY: demo
+demo: env
+	@$(PY) -m edge demo $(if $(SABOTAGE),--sabotage $(SABOTAGE))
+
+## make test          all fast tests; the core is covered to the last branch
+.PHONY: test
+test: env packages
+	@$(PY) -m pytest --cov=edge/core --cov-branch --cov-report=term --cov-fail-under=100 tests/core
+	@$(PY) -m pytest tests --ignore=tests/core
+
+## make check         style and types
+.PHONY: check
+check: env
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy --strict edge tests
+
+## make ci-long       the long tests
+.PHONY: ci-long
+ci-long: env packages
+	@$(PY) -m pytest -m long tests
+
+## make bench-drain   how fast a backlog drains
+.PHONY: bench-drain
+bench-drain: env
+	@$(PY) -m tests.bench.drain
+
+## make bench-cpu     CPU and memory beside ffmpeg
+.PHONY: bench-cpu
+bench-cpu: env
+	@tests/tools/debian ffmpeg $(TEST_PACKAGES)
+	@$(PY) -m tests.bench.cpu
+
+## make campaign      random faults against the strict server
+.PHONY: campaign
+campaign: env
+	@$(PY) -m tests.campaign
+
+## make env           .venv with everything, and the Debian packages; PYTHON=python3.12 picks another Python
+.PHONY: env
+env: $(STAMP)
+	@:
+
+$(STAMP): lock.txt pyproject.toml tests/tools/make-env
+	@PYTHON=$(PYTHON) tests/tools/make-env $(STAMP)
+
+.PHONY: packages
+packages:
+	@tests/tools/debian $(TEST_PACKAGES) || echo 'The tests that need them are skipped.'
+
+## make lock          the newest versions into the lock files; LOCK_OPTIONS='--upgrade-package NAME'
+.PHONY: lock
+lock: env
+	@$(PY) -m pip --disable-pip-version-check install --quiet uv
+	$(COMPILE) $(EXTRAS) --output-file lock.txt
+	$(COMPILE) --extra pi --group build --output-file lock-pi.txt
+
+## make reference     README.md's generated parts
+.PHONY: reference
+reference: env
+	@$(PY) -m tests.tools.reference
+
+## make clean         remove what can be made again
+.PHONY: clean
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage build out
+	find edge tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,163 @@
+"""The HTTP side of an aia-v4 server: start, stop, status (PROTOCOL.md, "Open, stream, stop"). Every call ends in
+time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from edge.errors import EdgeError, ServerRefused, Unreachable
+from edge.runtime.ports import JsonObject, SessionStatus
+
+_STOP_TIMEOUT_S = 90.0  # a stop blocks until the tail is transcribed
+_MAX_BODY = 1 << 20
+
+
+class HttpServerApi:
+    """`base_url` is http(s)://host[:port]; `token()` is read anew for each call and never logged."""
+
+    def __init__(self, base_url: str, token: Callable[[], str], timeout_s: float = 10.0) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._token = token
+        self._timeout_s = timeout_s
+        self._client: httpx.AsyncClient | None = None
+
+    async def start(self, settings: JsonObject) -> str:
+        """Open a session; returns its id. Raises Unreachable or ServerRefused."""
+        code, body = await self._call("POST", "/api/recording/start", settings, self._timeout_s)
+        if code == 409:
+            raise ServerRefused(
+                "another session is active at the server (409)", "audio is kept", "end the other session"
+            )
+        refusal = _refusal(body)
+        if refusal:
+            raise ServerRefused(f"the server refused the token ({refusal})", "audio is kept", "check server.token_file")
+        if code in (429, 502, 503, 504):
+            raise Unreachable(f"the server is not ready (HTTP {code})")
+        if code != 200:
+            what = _text(body) or f"HTTP {code}"
+            raise ServerRefused(
+                f"the server would not start a recording ({what})",
+                "audio is kept",
+                "check server.agent and server.event",
+            )
+        session_id = body.get("session_id") if isinstance(body, dict) else None
+        if not isinstance(session_id, str) or not session_id:
+            raise ServerRefused(
+                "the answer names no session", "audio is kept", "check that server.url is an aia-v4 server"
+            )
+        return session_id
+
+    async def stop(self, session_id: str) -> None:
+        """Stop `session_id`; the answer proves nothing, since it is success for unknown sessions as well."""
+        code, body = await self._call("POST", "/api/recording/stop", {"session_id": session_id}, _STOP_TIMEOUT_S)
+        refusal = _refusal(body)
+        if refusal:
+            raise ServerRefused(f"the server refused the token ({refusal})", "audio is kept", "check server.token_file")
+        if code >= 500:
+            raise Unreachable(f"the server failed to stop a session (HTTP {code})")
+
+    async def status(self, session_id: str) -> SessionStatus:
+        """What the server knows of `session_id`."""
+        path = f"/session/{quote(session_id, safe='')}/status"
+        code, body = await self._call("GET", path, None, self._timeout_s)
+        if not isinstance(body, dict) or not isinstance(body.get("exists"), bool):
+            raise Unreachable(f"the server's status is not understood (HTTP {code})")
+        backlog = body.get("backlog")
+        backlog = backlog if isinstance(backlog, dict) else {}
+        return SessionStatus(
+            body["exists"],
+            body.get("connected") is True,
+            _count(backlog.get("pending_segments"), 1),
+            max(1, _count(backlog.get("max_pending"), 20)),
+        )
+
+    async def close(self) -> None:
+        """Give back the connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def _call(self, method: str, path: str, body: JsonObject | None, timeout_s: float) -> tuple[int, Any]:
+        if self._client is None:
+            # No environment: a proxy or a netrc that somebody set for a shell must not redirect audio or token.
+            verify = ssl.create_default_context() if self._base_url.startswith("https:") else False
+            self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, verify=verify)
+        try:
+            async with asyncio.timeout(timeout_s):
+                request = self._client.build_request(
+                    method,
+                    self._base_url + path,
+                    json=body,
+                    headers=self._headers(),
+                    timeout=httpx.Timeout(self._timeout_s, read=timeout_s),
+                )
+                answer = await self._client.send(request, stream=True)
+                try:
+                    return answer.status_code, _json(await _body(answer))
+                finally:
+                    await answer.aclose()
+        except EdgeError:
+            raise
+        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError, ValueError) as error:
+            # The kept connection may be the reason: the next call makes a new one.
+            await self.close()
+            raise Unreachable(f"the server cannot be reached ({_why(error)})") from None
+
+
+    def _headers(self) -> dict[str, str]:
+        token = self._token()
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+async def _body(answer: httpx.Response) -> bytes:
+    """At most a megabyte: more is not an answer that this client could want."""
+    body = bytearray()
+    async for chunk in answer.aiter_bytes():
+        body += chunk
+        if len(body) > _MAX_BODY:
+            return b""
+    return bytes(body)
+
+
+def _why(error: Exception) -> str:
+    """The reason. Only what the system says is quoted: a library's text may hold a header, and with it the token."""
+    if isinstance(error, httpx.TimeoutException | TimeoutError):
+        return "no answer in time"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted: {cause.verify_message}"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+def _refusal(body: Any) -> str:
+    """The reason in `[{"error": ...}, 401]`, which a wrong token gets with HTTP 200."""
+    if isinstance(body, list) and len(body) == 2 and body[1] in (401, 403):
+        return _text(body[0]) or str(body[1])
+    return ""
+
+
+def _text(body: Any) -> str:
+    text = body.get("error") or body.get("message") if isinstance(body, dict) else None
+    return text[:200] if isinstance(text, str) else ""
+
+
+def _count(value: Any, otherwise: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else otherwise

@@ -1,0 +1,175 @@
+"""Packets that could not be delivered before the process had to end: STATE/pending/RECORDING/.
+
+    recording.json   what is needed to go on: format, settings, gaps, cursors
+    packets.pcm1     the wire packets from `first_seq` on, one behind the other
+
+A folder appears by a rename once all in it is synced, and goes by a rename before it is emptied: there is no half of
+one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from edge.core.ledger import Ledger
+from edge.core.packet import HEADER_BYTES, AudioFormat, decode_header
+from edge.errors import EdgeError, PacketError
+
+_VERSION = 1
+_META = "recording.json"
+_PACKETS = "packets.pcm1"
+
+
+class PendingError(EdgeError):
+    """A kept recording that cannot be read; it is left as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One kept recording: as the uplink needs it, and the way to let it go."""
+
+    recording_id: str
+    audio: AudioFormat
+    ledger: Ledger
+    settings: dict[str, Any]
+    wire: Callable[[int], bytes]
+    folder: Path
+
+
+def keep(
+    pending: Path,
+    recording_id: str,
+    audio: AudioFormat,
+    ledger: Ledger,
+    settings: dict[str, Any],
+    wire: Callable[[int], bytes],
+) -> Path:
+    """Write what `ledger` still owes, durably; returns the folder. Raises OSError: then nothing has appeared."""
+    pending.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh, folder = pending / f".{recording_id}.new", pending / recording_id
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(mode=0o700)
+    first = ledger.delivered + 1
+    gaps = [gap for seq in range(first, ledger.last + 2) for gap in ledger.gaps_before(seq)]
+    owed: dict[str, int] = {}
+    for gap in gaps:
+        owed[gap.cause] = owed.get(gap.cause, 0) + gap.frames
+    meta = {
+        "version": _VERSION,
+        "recording": recording_id,
+        "rate": audio.rate_hz,
+        "channels": audio.channels,
+        "packet_frames": ledger.packet_frames,
+        "settings": settings,
+        "first_seq": first,
+        "delivered": ledger.delivered,
+        "delivered_frames": ledger.delivered_frames,
+        "lost": {cause: frames - owed.get(cause, 0) for cause, frames in ledger.lost.items()},
+        "gaps": [[gap.before_seq, gap.frames, gap.cause] for gap in gaps],
+    }
+    _write(fresh / _PACKETS, (wire(seq) for seq in range(first, ledger.last + 1)))
+    _write(fresh / _META, [json.dumps(meta, indent=1).encode()])
+    _sync(fresh)
+    fresh.rename(folder)
+    _sync(pending)
+    return folder
+
+
+def advance(folder: Path, delivered: int) -> None:
+    """Remember that all up to packet `delivered` is delivered, so that it is not sent again."""
+    meta = json.loads((folder / _META).read_bytes())
+    meta["delivered"] = delivered
+    _write(folder / f"{_META}.new", [json.dumps(meta, indent=1).encode()])
+    (folder / f"{_META}.new").replace(folder / _META)
+    _sync(folder)
+
+
+def drop(folder: Path) -> None:
+    """All of it is delivered."""
+    gone = folder.with_name(f".{folder.name}.gone")
+    folder.rename(gone)
+    _sync(folder.parent)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def kept(pending: Path) -> Iterator[Kept | PendingError]:
+    """What was kept, oldest first; a folder that cannot be read is reported and left as it is."""
+    try:
+        folders = [folder for folder in pending.iterdir() if not folder.name.startswith(".")]
+    except OSError:
+        return
+    for folder in sorted(folders, key=lambda folder: (folder.stat().st_mtime, folder.name)):
+        try:
+            yield _load(folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EdgeError) as error:
+            yield PendingError(
+                f"the kept recording {folder} cannot be read ({error})", "it is left as it is", "copy it away and look"
+            )
+
+
+def _load(folder: Path) -> Kept:
+    meta = json.loads((folder / _META).read_bytes())
+    if meta["version"] != _VERSION:
+        raise ValueError(f"version {meta['version']} is not {_VERSION}")
+    recording_id = str(UUID(meta["recording"]))
+    audio = AudioFormat(int(meta["rate"]), int(meta["channels"]))
+    first = int(meta["first_seq"])
+    base_frames = int(meta["delivered_frames"])
+    ledger = Ledger.resumed(int(meta["packet_frames"]), first, base_frames, dict(meta["lost"]))
+    gaps: dict[int, list[tuple[int, str]]] = {}
+    for before_seq, frames, cause in meta["gaps"]:
+        gaps.setdefault(before_seq, []).append((frames, cause))
+    path = folder / _PACKETS
+    with path.open("rb") as packets:
+        size = os.fstat(packets.fileno()).st_size
+        seq = first
+        while packets.tell() < size:
+            start = packets.tell()
+            frames = int.from_bytes(packets.read(HEADER_BYTES)[16:18], "little")
+            packets.seek(start)
+            header = decode_header(packets.read(HEADER_BYTES + frames * audio.frame_bytes))
+            if header.seq != seq or (header.rate_hz, header.channels) != (audio.rate_hz, audio.channels):
+                raise PacketError(f"packet {header.seq} stands where {seq} belongs")
+            for lost, cause in gaps.pop(seq, ()):
+                ledger.gap(lost, cause)
+            ledger.capture(header.frames)
+            seq += 1
+    for lost, cause in gaps.pop(seq, ()):
+        ledger.gap(lost, cause)
+    ledger.end()
+    if ledger.last != seq - 1 or gaps:
+        raise ValueError("packets and gaps do not fit together")
+    if int(meta["delivered"]) >= first:
+        ledger.deliver(int(meta["delivered"]))
+
+    def wire(seq: int) -> bytes:
+        packet = ledger.packet(seq)
+        start = (seq - first) * HEADER_BYTES + (packet.offset - base_frames) * audio.frame_bytes
+        with path.open("rb") as packets:
+            packets.seek(start)
+            return packets.read(HEADER_BYTES + packet.frames * audio.frame_bytes)
+
+    return Kept(recording_id, audio, ledger, dict(meta["settings"]), wire, folder)
+
+
+def _write(path: Path, parts: Iterable[bytes]) -> None:
+    with path.open("wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

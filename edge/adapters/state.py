@@ -1,0 +1,74 @@
+"""The state directory: one owner, the device's id, and packets kept for later (DESIGN.md, decisions 6 and 10)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from pathlib import Path
+from types import TracebackType
+
+from edge.errors import ConfigError, StateDirectoryInUse
+
+_PRIVATE_DIR = 0o700
+_PRIVATE_FILE = 0o600
+
+
+def default_state_path() -> Path:
+    """/var/lib/edge for root, else below $XDG_STATE_HOME or ~/.local/state."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/edge")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "edge"
+
+
+class StateDirectory:
+    """Owned from `__enter__` to `__exit__` by a lock that the kernel drops with the process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = -1
+
+    def __enter__(self) -> StateDirectory:
+        try:
+            self.path.mkdir(mode=_PRIVATE_DIR, parents=True, exist_ok=True)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE)
+        except OSError as error:
+            raise ConfigError(
+                f"the state directory {self.path} cannot be used ({error.strerror})", "", "give another with --state"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            self._lock = -1
+            raise StateDirectoryInUse(
+                f"the state directory {self.path} is in use by another recorder",
+                "",
+                "stop it, or give another with --state",
+            ) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    @property
+    def pending(self) -> Path:
+        """Where undelivered packets are kept."""
+        return self.path / "pending"
+
+    def device_id(self) -> str:
+        """A random id, made once: what servers see as `client_id`."""
+        path = self.path / "device-id"
+        try:
+            return str(uuid.UUID(path.read_text(encoding="ascii").strip()))
+        except (OSError, ValueError):
+            pass  # none yet, or damaged: the id names nothing that could be lost with it
+        device_id = str(uuid.uuid4())
+        fresh = path.with_suffix(".new")
+        fresh.write_text(device_id + "\n", encoding="ascii")
+        fresh.replace(path)
+        return device_id

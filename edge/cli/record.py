@@ -1,0 +1,200 @@
+"""`edge record`: one recording, from start to the last delivered packet."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+from edge import app
+from edge.adapters.state import StateDirectory, default_state_path
+from edge.cli import output
+from edge.cli.options import add_config_options, load_config
+from edge.errors import EdgeError, ExitCode, ServerRefused
+from edge.runtime.device import Device, Status
+from edge.runtime.recording import Recording
+from edge.runtime.uplink import Happening
+
+HELP = (
+    "Record from SOURCE until N seconds, its end or Ctrl-C; then deliver all. A second Ctrl-C keeps the rest for later."
+)
+_LINE_S = 0.2
+_QUIET = {"waiting", "message", "connected"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `edge record`."""
+    add_config_options(parser)
+    parser.add_argument("--pace", choices=("realtime", "fast"), default="realtime", help="how fast a file is read")
+    parser.add_argument("--seconds", type=_positive, metavar="N", help="stop after N seconds of audio")
+    parser.add_argument("--state", type=Path, metavar="DIR", help="state directory (one recorder at a time)")
+    parser.add_argument(
+        "--drain-timeout", type=_positive, metavar="S", help="after the end, deliver for S seconds at most (no limit)"
+    )
+    parser.add_argument("--json", action="store_true", help="last line of stdout: the account, in frames")
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns its exit code."""
+    loaded = load_config(args)
+    screen = Screen()
+    for note in loaded.notes:
+        screen.say(note)
+    with StateDirectory(args.state or default_state_path()) as state:
+        built = app.build(loaded, state, screen.tell, args.pace)
+        return asyncio.run(_Run(args, built, screen).go())
+
+
+class Screen:
+    """Events as lines on stderr and, on a terminal, one live line below them."""
+
+    def __init__(self) -> None:
+        self._is_live = sys.stderr is not None and sys.stderr.isatty()
+        self._has_line = False
+
+    def tell(self, happening: Happening) -> None:
+        """One event, unless it would only repeat what the live line shows."""
+        if happening.kind not in _QUIET:
+            self.say(happening.text)
+
+    def say(self, text: str) -> None:
+        """One line for people, with the time."""
+        self.clear()
+        print(f"{time.strftime('%H:%M:%S')} {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+    def show(self, status: Status) -> None:
+        """Replace the live line."""
+        if self._is_live:
+            print("\r\x1b[2K" + _live_line(status), end="", file=sys.stderr, flush=True)
+            self._has_line = True
+
+    def clear(self) -> None:
+        """Take the live line away."""
+        if self._has_line:
+            print("\r\x1b[2K", end="", file=sys.stderr)
+            self._has_line = False
+
+
+def _live_line(status: Status) -> str:
+    bar = "#" * max(0, min(12, round((status.level_dbfs + 60) / 5)))
+    activity = f"REC {status.recorded:7.1f} s" if status.is_recording else "sending      "
+    lost = f"  lost {status.lost:.1f} s" if status.lost else ""
+    return (
+        f"{activity} [{bar:<12}] ring {status.ring_used:.1f}/{status.ring_size:.0f} s"
+        f"  unconfirmed {status.unhandled:.1f} s{lost}  {status.state.value}"
+    )
+
+
+class _Run:
+    """The course of one command."""
+
+    def __init__(self, args: argparse.Namespace, built: app.App, screen: Screen) -> None:
+        self._args = args
+        self._app = built
+        self._device: Device = built.device
+        self._screen = screen
+        self._interrupts = 0
+        self._enough = asyncio.Event()
+
+    async def go(self) -> int:
+        """Record, deliver, account."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._interrupted)
+        loop.add_signal_handler(signal.SIGUSR1, self._device.retry_now, "asked for")
+        seconds = self._args.seconds
+        limit = None if seconds is None else max(1, round(seconds * self._device.audio.rate_hz))
+        self._app.owe_kept(self._screen.tell)
+        delivering = asyncio.create_task(self._device.run(self._app.forget), name="deliver")
+        showing = asyncio.create_task(self._show(), name="live line")
+        recording: Recording | None = None
+        error: EdgeError | None = None
+        try:
+            recording, _ = await self._device.start(limit)
+            error = await self._device.ended()
+            if error is not None:
+                self._screen.say(str(error))
+            await self._drain(delivering)
+        finally:
+            showing.cancel()
+            failure = self._device.uplink.session.failure if self._device.uplink.session else None
+            delivering.cancel()
+            await asyncio.wait([delivering, showing])
+            self._screen.clear()
+            self._keep_rest()
+            await self._app.server.close()
+        if not delivering.cancelled() and delivering.exception() is not None:
+            self._screen.say(f"delivery broke: {delivering.exception()}")
+            error = error or EdgeError("delivery broke")
+        self._report(recording)
+        return _exit_code(recording, error, failure, bool(self._device.undelivered))
+
+    def _interrupted(self) -> None:
+        self._interrupts += 1
+        if self._device.is_recording and self._interrupts == 1:
+            self._screen.say("stopping; what is left will be delivered (again: keep it for later)")
+            self._device.stop()
+        else:
+            self._device.stop()
+            self._enough.set()
+
+    async def _drain(self, delivering: asyncio.Task[None]) -> None:
+        """Until nothing is owed, or somebody or something says that it is enough for now."""
+        waits = [
+            asyncio.create_task(self._device.delivered()),
+            asyncio.create_task(self._enough.wait()),
+            asyncio.create_task(self._device.uplink.refused()),
+        ]
+        await asyncio.wait([*waits, delivering], timeout=self._args.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _show(self) -> None:
+        while True:
+            self._screen.show(self._device.status())
+            await asyncio.sleep(_LINE_S)  # the rhythm of a display
+
+    def _keep_rest(self) -> None:
+        try:
+            self._app.keep_rest(self._screen.tell)
+        except OSError as error:
+            seconds = sum(
+                recording.audio.seconds(recording.ledger.ram_frames) for recording in self._device.undelivered
+            )
+            output.complain(f"{seconds:.1f} s of audio are lost: they cannot be kept on disk ({error.strerror})")
+
+    def _report(self, recording: Recording) -> None:
+        if self._args.json:
+            print(json.dumps(recording.account()), flush=True)
+            return
+        ledger, seconds = recording.ledger, recording.audio.seconds
+        causes = "".join(f", {seconds(frames):.3f} s lost ({cause})" for cause, frames in ledger.lost.items())
+        self._screen.say(
+            f"{seconds(ledger.expected):.3f} s: {seconds(ledger.delivered_frames):.3f} s delivered, "
+            f"{seconds(ledger.ram_frames):.3f} s kept for later{causes}"
+        )
+
+
+def _exit_code(recording: Recording, error: EdgeError | None, failure: EdgeError | None, is_owed: bool) -> int:
+    """The gravest that applies: our bug, refused, pending, no microphone, lost."""
+    if error is not None and error.exit_code is ExitCode.INTERNAL:
+        return ExitCode.INTERNAL
+    if is_owed:
+        return ExitCode.REFUSED if isinstance(failure, ServerRefused) else ExitCode.PENDING
+    if error is not None:
+        return error.exit_code
+    return ExitCode.LOST if recording.ledger.lost else ExitCode.WHOLE

@@ -1,0 +1,106 @@
+"""One WebSocket and the two tasks around it: one writes in order, one reads and reports."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from edge.errors import EdgeError, Unreachable
+from edge.runtime.ports import Closed, Dialer, JsonObject, Socket
+
+Item = str | tuple[int, int]
+
+
+class Channel:
+    """Dials once, then reads until the socket ends. `report` gets the handshake (True), messages, and how it ended.
+
+    Packets are queued as numbers and become bytes when their turn comes, so the queue holds no audio. The session
+    bounds what is queued by the bound on what is unconfirmed.
+    """
+
+    def __init__(
+        self,
+        wire: Callable[[int], bytes],
+        report: Callable[[bool | JsonObject | Closed | EdgeError], None],
+    ) -> None:
+        self._wire = wire
+        self._report = report
+        self._items: deque[Item] = deque()
+        self._has_items = asyncio.Event()
+        self._socket: Socket | None = None
+        self._is_left = False
+        self._task: asyncio.Task[None] | None = None
+        self._after: asyncio.Task[None] | None = None
+
+    def open(self, dial: Dialer, session_id: str, after: asyncio.Task[None] | None) -> None:
+        """Dial once the socket `after` is really gone: one socket at a time."""
+        self._after = after
+        self._task = asyncio.create_task(self._run(dial, session_id), name="socket")
+
+    def send(self, item: Item) -> None:
+        """Queue a JSON text, or the packets (first, last)."""
+        self._items.append(item)
+        self._has_items.set()
+
+    def leave(self, *, abort: bool) -> asyncio.Task[None]:
+        """Report nothing more, and close; the task ends when the socket is gone."""
+        self._is_left = True
+        return asyncio.create_task(self._close(abort), name="socket-close")
+
+    async def _close(self, abort: bool) -> None:
+        if self._socket is not None:
+            if abort:
+                self._socket.abort()
+            else:
+                await self._socket.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self._after is not None:
+            await asyncio.wait([self._after])
+
+    async def _run(self, dial: Dialer, session_id: str) -> None:
+        if self._after is not None:
+            await asyncio.wait([self._after])
+        try:
+            self._socket = await dial(session_id)
+        except EdgeError as error:
+            self._tell(error)
+            return
+        except Exception as error:  # whatever a library raises at a connect is no reason to lose audio
+            self._tell(Unreachable(f"connecting failed: {type(error).__name__}"))
+            return
+        self._tell(True)
+        writer = asyncio.create_task(self._write(self._socket), name="socket-write")
+        try:
+            while not isinstance(message := await self._socket.receive(), Closed):
+                self._tell(message)
+            self._tell(message)
+        except Exception as error:
+            self._tell(Closed(1006, type(error).__name__))
+        finally:
+            writer.cancel()
+            self._socket.abort()
+
+    async def _write(self, socket: Socket) -> None:
+        try:
+            while True:
+                await self._has_items.wait()
+                self._has_items.clear()
+                while self._items:
+                    item = self._items.popleft()
+                    if isinstance(item, str):
+                        await socket.send(item)
+                    else:
+                        for seq in range(item[0], item[1] + 1):
+                            await socket.send(self._wire(seq))
+        except EdgeError as error:
+            self._tell(error)
+            socket.abort()
+        except ConnectionError:
+            pass  # the reader reports how the socket ended
+
+    def _tell(self, what: bool | JsonObject | Closed | EdgeError) -> None:
+        if not self._is_left:
+            self._report(what)

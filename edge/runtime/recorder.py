@@ -1,0 +1,126 @@
+"""From press to stop: capture into the ring, and the recording's account."""
+
+from __future__ import annotations
+
+import array
+import math
+import sys
+import time
+import uuid
+from collections.abc import Callable
+
+from edge.core.ledger import Ledger
+from edge.core.packet import AudioFormat
+from edge.core.ring import Ring
+from edge.core.timebase import Timebase
+from edge.errors import EdgeError
+from edge.runtime.capture import Capture
+from edge.runtime.ports import JsonObject, Source, SourceInfo
+from edge.runtime.recording import Recording, packets_in_ring
+
+OVERFLOW = "overflow"
+SILENCE_DBFS = -120.0
+_FULL_SCALE = 32768
+_LEVEL_S = 0.1
+
+
+class Recorder:
+    """Owns the capture of one recording and keeps its account, in the loop.
+
+    `on_supply` is called when packets were completed and when the recording has ended; `tell(kind, text)` says the
+    edges of loss. `limit_frames` ends the recording by itself.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        ring: Ring,
+        audio: AudioFormat,
+        packet_frames: int,
+        settings: JsonObject,
+        on_supply: Callable[[], None],
+        tell: Callable[[str, str], None],
+        limit_frames: int | None = None,
+    ) -> None:
+        ledger = Ledger(packet_frames, ring.head)
+        self._timebase = Timebase(audio.rate_hz)
+        recording_id = str(uuid.uuid4())
+        self.recording = Recording(
+            recording_id,
+            audio,
+            ledger,
+            {**settings, "recording": recording_id},
+            packets_in_ring(ring, ledger, self._timebase, audio),
+            self._release,
+        )
+        self._ring = ring
+        self._on_supply = on_supply
+        self._tell = tell
+        self._is_overflowing = False
+        self._capture = Capture(source, ring, self._account, limit_frames)
+
+    async def start(self) -> SourceInfo:
+        """Open the source and begin. Raises MicrophoneError; then nothing was recorded."""
+        utc_minus_boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._timebase.set_utc(utc_minus_boot, trusted=False)
+        self._capture.start()
+        return await self._capture.opened
+
+    def stop(self) -> None:
+        """End after the read that is under way."""
+        self._capture.stop()
+
+    async def ended(self) -> EdgeError | None:
+        """Wait for the end of capture: None where it was wanted, else what took the microphone away."""
+        error = await self._capture.ended
+        self._account()
+        if not self.recording.ledger.ended:
+            self.recording.ledger.end()
+            self._on_supply()
+        return error
+
+    def level_dbfs(self) -> float:
+        """RMS of the last 100 ms, all channels together; -120 stands for silence and for nothing."""
+        audio = self.recording.audio
+        frames = min(int(_LEVEL_S * audio.rate_hz), self._ring.kept_frames)
+        if not frames:
+            return SILENCE_DBFS
+        total = count = 0
+        for part in self._ring.read(self._ring.head - frames, frames):
+            samples = array.array("h", bytes(part))
+            if sys.byteorder == "big":
+                samples.byteswap()
+            total += sum(sample * sample for sample in samples)
+            count += len(samples)
+        return max(SILENCE_DBFS, 10 * math.log10(total / count / _FULL_SCALE**2)) if total else SILENCE_DBFS
+
+    def _release(self, offset: int) -> None:
+        self._ring.release(offset)
+        self._capture.has_space()
+
+    def _account(self) -> None:
+        ledger, findings = self.recording.ledger, self._capture.findings
+        last, refused = ledger.last, 0
+        while findings and not ledger.ended:
+            finding = findings.popleft()
+            if finding.lost:
+                ledger.gap(finding.lost, finding.cause)
+                seconds = self.recording.audio.seconds(finding.lost)
+                self._tell("gap", f"{seconds:.3f} s of audio were lost ({finding.cause})")
+            if finding.stored:
+                self._timebase.anchor(ledger.expected, finding.boot_s)
+                ledger.capture(finding.stored)
+            if finding.refused:
+                ledger.gap(finding.refused, OVERFLOW)
+            refused = finding.refused
+        self._say_overflow(bool(refused))
+        if ledger.last > last:
+            self._on_supply()
+
+    def _say_overflow(self, is_overflowing: bool) -> None:
+        if is_overflowing and not self._is_overflowing:
+            self._tell(OVERFLOW, "the memory is full: new audio is being lost until the server takes what is kept")
+        elif self._is_overflowing and not is_overflowing:
+            lost = self.recording.audio.seconds(self.recording.ledger.lost[OVERFLOW])
+            self._tell(OVERFLOW, f"recording goes on; {lost:.1f} s were lost in all")
+        self._is_overflowing = is_overflowing

@@ -1,0 +1,335 @@
+"""Feeds the session, performs its effects, re-arms one timer; tenacity says when to try again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from edge.core import events
+from edge.core.context import Phase
+from edge.core.delivery import Poll
+from edge.core.messages import parse
+from edge.core.policy import Policy
+from edge.core.session import Session, State
+from edge.errors import EdgeError, InternalError, ServerRefused, Unreachable
+from edge.runtime.channel import Channel
+from edge.runtime.ports import Closed, Dialer, JsonObject, ServerApi
+from edge.runtime.recording import Recording
+from edge.runtime.wake import Wake
+
+PROBE_S = 60.0  # after a refusal, or when the attempts are used up
+_JITTER = 0.1
+
+
+def boot_clock() -> float:
+    """Seconds of CLOCK_BOOTTIME: runs through suspend, never steps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When to try again; seconds."""
+
+    max_attempts: int = 10
+    initial_delay: float = 1.0
+    max_delay: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that people may want to know. `kind` is stable; `detail` holds a server's message where there is
+    one."""
+
+    kind: str
+    text: str
+    detail: JsonObject | None = None
+
+
+class Uplink:
+    """Delivers one recording at a time. Everything here runs in the loop."""
+
+    def __init__(
+        self,
+        server: ServerApi,
+        dial: Dialer,
+        policy: Policy,
+        retry: RetryPolicy,
+        tell: Callable[[Happening], None],
+        clock: Callable[[], float] = boot_clock,
+    ) -> None:
+        self._server = server
+        self._dial = dial
+        self._policy = policy
+        self._retry = retry
+        self._tell = tell
+        self._clock = clock
+        self._wake = Wake()
+        self._recording: Recording | None = None
+        self._session: Session | None = None
+        self._channel: Channel | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._requests: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._over: asyncio.Future[EdgeError | None] | None = None
+        self._moved = asyncio.Event()
+        self._moved_outside = asyncio.Event()
+        self._broken: asyncio.Future[None] | None = None
+        self._state = State.DISCONNECTED
+        self._base_attempt = 0
+        self._is_woken = False
+        self._attempted_at = -PROBE_S
+
+    # --- for the device --------------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session | None:
+        """The session of the recording under delivery."""
+        return self._session
+
+    @property
+    def state(self) -> State:
+        """What people see of the connection."""
+        return self._state
+
+    def supplied(self, recording: Recording) -> None:
+        """`recording` has more packets, or has ended."""
+        if recording is self._recording:
+            self._feed(events.Supplied())
+
+    def retry_now(self, reason: str) -> None:
+        """Try at once instead of waiting; attempts count from 1 again."""
+        self._wake.now(reason)
+
+    async def refused(self) -> None:
+        """Wait until the server has refused something that only a person can change."""
+        while self._session is None or not isinstance(self._session.failure, ServerRefused):
+            self._moved_outside.clear()
+            await self._moved_outside.wait()
+
+    async def deliver(self, recording: Recording) -> None:
+        """Return when all of `recording` is delivered, however long that takes. Cancel it to keep the rest for
+        later."""
+        loop = asyncio.get_running_loop()
+        self._recording = recording
+        policy = replace(self._policy, audio=recording.audio, packet_frames=recording.ledger.packet_frames)
+        self._session = session = Session(recording.ledger, policy)
+        self._broken = loop.create_future()
+        trying = asyncio.create_task(self._keep_trying(session), name="attempts")
+        try:
+            await asyncio.wait([trying, self._broken], return_when=asyncio.FIRST_COMPLETED)
+            (self._broken if self._broken.done() else trying).result()
+        finally:
+            trying.cancel()
+            await self._let_go()
+            self._broken.cancel()
+            self._session = self._recording = None
+            self._show(State.DISCONNECTED)
+
+    async def _let_go(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._channel is not None:
+            self._closing, self._channel = self._channel.leave(abort=False), None
+        leftovers = [*self._requests, *([self._closing] if self._closing else [])]
+        for task in self._requests:
+            task.cancel()
+        if leftovers:
+            await asyncio.wait(leftovers)
+
+    # --- attempts --------------------------------------------------------------------------------------------------
+
+    async def _keep_trying(self, session: Session) -> None:
+        while session.phase is not Phase.DONE:
+            self._moved.clear()
+            if not session.wants_attempt:
+                await self._moved.wait()
+                continue
+            self._base_attempt = 0
+            retrying = AsyncRetrying(
+                retry=retry_if_exception_type(EdgeError),
+                wait=self._wait,
+                sleep=self._sleep,
+                before_sleep=self._before_sleep,
+                reraise=True,
+            )
+            async for attempt in retrying:
+                with attempt:
+                    await self._attempt(session)
+
+    async def _attempt(self, session: Session) -> None:
+        """One attempt, from the retry policy's leave to the connection's end; raises where it delivered nothing."""
+        if not session.wants_attempt:
+            return
+        spacing = self._attempted_at + self._retry.initial_delay - self._clock()
+        if spacing > 0:  # a server that takes a packet and hangs up must not be dialled in a tight loop
+            self._wake.forget()
+            await self._wake.sleep(spacing)
+        self._attempted_at = self._clock()
+        over = self._over = asyncio.get_running_loop().create_future()
+        self._feed(events.Attempted())
+        error = await over
+        if error is not None:
+            raise error
+
+    def _wait(self, state: RetryCallState) -> float:
+        if self._is_woken:
+            self._is_woken, self._base_attempt = False, state.attempt_number - 1
+        number: int = state.attempt_number - self._base_attempt
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, ServerRefused) or number >= self._retry.max_attempts:
+            return PROBE_S
+        delay = min(self._retry.initial_delay * 2.0 ** (number - 1), self._retry.max_delay)
+        return delay * random.uniform(1 - _JITTER, 1 + _JITTER)
+
+    def _before_sleep(self, state: RetryCallState) -> None:
+        number = state.attempt_number - self._base_attempt
+        session = self._session
+        if session is not None and session.phase is Phase.WAITING and number >= self._retry.max_attempts:
+            error = state.outcome.exception() if state.outcome else None
+            self._feed(events.GaveUp(f"{error} ({number} attempts)"))
+        self._wake.forget()
+        delay = state.next_action.sleep if state.next_action else 0.0
+        text = f"attempt {number + 1} in {delay:.1f} s"
+        self._tell(Happening("waiting", text, {"attempt": number + 1, "delay_s": delay}))
+
+    async def _sleep(self, seconds: float) -> None:
+        reason = await self._wake.sleep(seconds)
+        if reason:
+            self._tell(Happening("woken", f"trying now: {reason}"))
+            self._is_woken = True
+
+    # --- the session's shell ---------------------------------------------------------------------------------------
+
+    def _feed(self, event: events.Event | None) -> None:
+        """Feed one event (None: the time) to the session and do what it wants."""
+        session = self._session
+        if session is None or self._broken is None or self._broken.done():
+            return
+        now = self._clock()
+        try:
+            for effect in session.tick(now) if event is None else session.handle(event, now):
+                self._perform(effect, session)
+        except EdgeError as error:
+            self._broken.set_exception(error)
+            return
+        if self._recording is not None:
+            self._recording.session_ids[:] = session.session_ids
+            self._recording.reconnects = session.reconnects
+        self._rearm(session)
+        self._show(session.state)
+        self._moved.set()
+        self._moved_outside.set()
+        if session.phase is Phase.DONE:
+            self._wake.now("all is delivered")
+
+    def _show(self, state: State) -> None:
+        if state is not self._state:
+            old, self._state = self._state, state
+            failure = self._session.failure if self._session else None
+            text = f"{old.value} -> {state.value}" + (f": {failure}" if failure else "")
+            self._tell(Happening("state", text, {"old": old.value, "new": state.value}))
+
+    def _rearm(self, session: Session) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if session.deadline is not None:
+            delay = max(0.0, session.deadline - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._feed, None)
+
+    def _perform(self, effect: events.Effect, session: Session) -> None:
+        number = session.attempt
+        match effect:
+            case events.SendPackets(first, last):
+                self._current_channel.send((first, last))
+            case events.SendText(message):
+                self._current_channel.send(json.dumps(message))
+            case events.Release(offset):
+                self._current_recording.release(offset)
+            case events.PollStatus(session_id, poll):
+                self._request(self._poll(session_id, poll, number))
+            case events.OpenSocket(session_id):
+                self._open(session_id, number)
+            case events.CloseSocket(abort):
+                self._closing, self._channel = self._current_channel.leave(abort=abort), None
+            case events.StartSession():
+                self._request(self._start(self._current_recording.settings, number))
+            case events.StopSession(session_id):
+                self._request(self._stop(session_id, number))
+            case events.Over(error):
+                if self._over is not None and not self._over.done():
+                    self._over.set_result(error)
+            case events.Note(kind, text, message):
+                self._tell(Happening(kind, text, message or None))
+            case _:
+                raise InternalError(f"nobody performs {type(effect).__name__}")
+
+    @property
+    def _current_channel(self) -> Channel:
+        if self._channel is None:
+            raise InternalError("no socket is open")
+        return self._channel
+
+    @property
+    def _current_recording(self) -> Recording:
+        if self._recording is None:
+            raise InternalError("no recording is being delivered")
+        return self._recording
+
+    def _open(self, session_id: str, number: int) -> None:
+        closing = self._closing if self._channel is None else self._channel.leave(abort=True)
+        self._channel = Channel(self._current_recording.wire, lambda what: self._reported(what, number))
+        self._channel.open(self._dial, session_id, closing)
+
+    def _reported(self, what: bool | JsonObject | Closed | EdgeError, number: int) -> None:
+        if what is True:
+            self._feed(events.Opened(number))
+        elif isinstance(what, Closed):
+            self._feed(events.SocketClosed(number, what.code, what.reason))
+        elif isinstance(what, InternalError):
+            if self._broken is not None and not self._broken.done():
+                self._broken.set_exception(what)
+        elif isinstance(what, EdgeError):
+            self._feed(events.Failed(number, what))
+        elif isinstance(what, dict):
+            self._feed(parse(what, number))
+
+    def _request(self, coroutine: Coroutine[Any, Any, events.Event]) -> None:
+        async def run() -> None:
+            self._feed(await coroutine)
+
+        task = asyncio.create_task(run(), name="request")
+        self._requests.add(task)
+        task.add_done_callback(self._requests.discard)
+
+    async def _start(self, settings: JsonObject, number: int) -> events.Event:
+        try:
+            return events.Started(number, await self._server.start(settings))
+        except EdgeError as error:
+            return events.Failed(number, error)
+
+    async def _stop(self, session_id: str, number: int) -> events.Event:
+        try:
+            await self._server.stop(session_id)
+        except EdgeError as error:
+            return events.Failed(number, error)
+        return events.Stopped(number)
+
+    async def _poll(self, session_id: str, poll: Poll | None, number: int) -> events.Event:
+        try:
+            status = await self._server.status(session_id)
+        except Unreachable:
+            return events.Polled(number, poll, answered=False)
+        except EdgeError as error:
+            self._tell(Happening("refused", str(error)))
+            return events.Polled(number, poll, answered=False)
+        return events.Polled(
+            number, poll, True, status.exists, status.connected, status.pending_segments, status.max_pending
+        )

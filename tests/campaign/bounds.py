@@ -1,0 +1,232 @@
+"""How much audio may be repeated after each incident, and how much was.
+
+The allowances, per incident (issue 2), in frames, all read off the wire:
+
+    reset, refusal   what was in flight at that moment, and one barrier interval
+    stall            the bound on unconfirmed audio
+    kill, term       uncut audio and segments pending: what was sent and not yet provably delivered (`open_audio`)
+    outage           the larger of the first and the last: the session may have been finalised meanwhile
+    slow             nothing
+
+Each repeat is laid at the door of the incidents between the last confirmation before the connection that carried it
+and that connection's opening. Where several lie there, they share one allowance: the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tests.campaign.audio import Source
+from tests.campaign.audit import Repeat
+from tests.campaign.schedule import Kind
+from tests.campaign.wire import Connection, Wire
+
+BARRIER_INTERVAL_S = 0.25
+UNCONFIRMED_BOUND_S = 2.0
+OVERLAP_MS = 500
+
+
+@dataclass(slots=True)
+class Incident:
+    """A fault that happened. Times are CLOCK_MONOTONIC; `allowed` and `repeated` are frames."""
+
+    kind: Kind
+    begun_at: float
+    ended_at: float
+    allowed: int = 0
+    in_flight: int = 0
+    repeated: int = 0
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Group:
+    """Incidents that share a recovery, with what they may and did repeat together."""
+
+    incidents: list[Incident]
+    repeated: int = 0
+
+    @property
+    def allowed(self) -> int:
+        """Frames that may be repeated."""
+        return sum(incident.allowed for incident in self.incidents)
+
+    @property
+    def label(self) -> str:
+        """The kinds in it."""
+        return "+".join(incident.kind for incident in self.incidents)
+
+
+@dataclass(slots=True)
+class Judgement:
+    """Result of `judge`."""
+
+    incidents: list[Incident]
+    groups: list[Group] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def whole_packets(source: Source, seconds: float) -> int:
+    """`seconds` of audio, rounded up to whole packets, in frames."""
+    return -(-round(seconds * 1000) // source.packet_ms) * source.packet_frames
+
+
+def sure_cut(distinct: int, repeated: int, first: int, every: int) -> int:
+    """How many of `distinct` packets lie before a cut for certain when up to `repeated` of them may have come twice.
+
+    Cuts fall after `first` appended packets and every `every` after it (PROTOCOL.md, sure cuts).
+    """
+
+    def cut(appended: int) -> int:
+        return 0 if appended < first else first + every * ((appended - first) // every)
+
+    return max(0, min(cut(distinct + d) - d for d in range(repeated + 1)))
+
+
+def open_audio(source: Source, wire: Wire, at: float, segment_ms: int) -> int:
+    """Frames that were sent by `at` in the session of that moment and not provably delivered.
+
+    Delivered means here what PROTOCOL.md allows a client to believe: behind a sure cut, with a poll that was asked
+    after the confirmation beyond that cut and said "nothing pending".
+    """
+    before = [connection for connection in wire.connections if connection.opened_at <= at]
+    carrying = [connection for connection in before if connection.sent_by(at)]
+    if not carrying:
+        return 0
+    session = carrying[-1].session
+    connections = [connection for connection in carrying if connection.session == session]
+    begin = min(packet.seq for connection in connections for packet in connection.sent)
+    highest = max(packet.seq for c in connections for packet in c.sent[: c.sent_by(at)])
+    first = segment_ms // source.packet_ms
+    every = (segment_ms - OVERLAP_MS) // source.packet_ms
+    polls = [poll for poll in wire.polls if poll.session == session and poll.told_at <= at and poll.exists]
+    delivered = 0
+    for poll in polls:
+        if poll.pending == 0:
+            proved = _confirmed_seq(connections, poll.asked_at) - begin + 1
+            repeated = sum(_unconfirmed_packets(c, at) for c in connections if c.closed_at and c.closed_at < at)
+            delivered = max(delivered, sure_cut(max(0, proved), repeated, first, every))
+    return (highest - begin + 1 - delivered) * source.packet_frames
+
+
+def _confirmed_seq(connections: Sequence[Connection], at: float) -> int:
+    """The highest packet number that was confirmed to the client by `at`."""
+    return max((c.sent[c.covered_at(at) - 1].seq for c in connections if c.covered_at(at)), default=0)
+
+
+def _unconfirmed_packets(connection: Connection, at: float) -> int:
+    return connection.sent_by(at) - connection.covered_at(at)
+
+
+def in_flight(wire: Wire, at: float) -> int:
+    """Frames sent and unconfirmed at `at` on the connection that was open then."""
+    before = [connection for connection in wire.connections if connection.opened_at <= at]
+    return before[-1].in_flight(at) if before else 0
+
+
+def allow(source: Source, wire: Wire, incident: Incident, segment_ms: int) -> None:
+    """Fill in what an incident may repeat."""
+    incident.in_flight = in_flight(wire, incident.begun_at)
+    reset = incident.in_flight + whole_packets(source, BARRIER_INTERVAL_S)
+    match incident.kind:
+        case Kind.RESET | Kind.REFUSAL:
+            incident.allowed = reset
+        case Kind.STALL:
+            incident.allowed = whole_packets(source, UNCONFIRMED_BOUND_S)
+        case Kind.KILL | Kind.TERM:
+            incident.allowed = open_audio(source, wire, incident.begun_at, segment_ms)
+        case Kind.OUTAGE:
+            incident.allowed = max(reset, open_audio(source, wire, incident.begun_at, segment_ms))
+        case Kind.SLOW:
+            incident.allowed = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A repeat and the connection that carried it."""
+
+    frames: int
+    connection: int
+
+
+def carried_kept(wire: Wire, repeats: Sequence[Repeat]) -> tuple[list[Carried], list[str]]:
+    """Find for each repeat that a server kept the connection over which it came.
+
+    Arrivals of one number in one session are matched with what was handed to the server from the last one backwards:
+    what got lost on the way was among the earlier ones.
+    """
+    passes: dict[tuple[str, int], list[int]] = {}
+    for index, connection in enumerate(wire.connections):
+        for packet in connection.handed:
+            passes.setdefault((connection.session, packet.seq), []).append(index)
+    carried = []
+    problems = []
+    for repeat in repeats:
+        seen = passes.get((repeat.session, repeat.seq), [])
+        if repeat.copies > len(seen):
+            problems.append(f"session {repeat.session} kept packet {repeat.seq} more often than it was sent")
+        else:
+            carried.append(Carried(repeat.frames, seen[-1 - repeat.from_end]))
+    return carried, problems
+
+
+def carried_twice(wire: Wire) -> list[Carried]:
+    """The packets that were handed to a server with acknowledgements although it had said that it has them."""
+    carried = []
+    for index, connection in enumerate(wire.connections):
+        stored = (connection.next_seq or 1) - 1
+        for packet in connection.handed:
+            if packet.seq <= stored:
+                carried.append(Carried(packet.frames, index))
+            stored = max(stored, packet.seq)
+    return carried
+
+
+def judge(source: Source, wire: Wire, incidents: list[Incident], carried: Sequence[Carried]) -> Judgement:
+    """Lay repeats at the doors of incidents and compare with what each may repeat. `allow` was called before."""
+    judgement = Judgement(incidents)
+    parent = list(range(len(incidents)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            index = parent[index]
+        return index
+
+    blamed: list[tuple[int, int]] = []  # frames, one incident of the group
+    for repeat in carried:
+        guilty = _guilty(wire, incidents, repeat.connection)
+        if not guilty:
+            text = f"{source.seconds(repeat.frames):.1f} s repeated on connection {repeat.connection} before any fault"
+            judgement.problems.append(text)
+            continue
+        for other in guilty[1:]:
+            parent[root(other)] = root(guilty[0])
+        incidents[guilty[-1]].repeated += repeat.frames
+        blamed.append((repeat.frames, guilty[0]))
+    groups: dict[int, Group] = {}
+    for index, incident in enumerate(incidents):
+        groups.setdefault(root(index), Group([])).incidents.append(incident)
+    for frames, index in blamed:
+        groups[root(index)].repeated += frames
+    judgement.groups = list(groups.values())
+    for group in judgement.groups:
+        if group.repeated > group.allowed:
+            judgement.problems.append(
+                f"repeated too much: {group.label} at {group.incidents[0].begun_at:.2f} s repeated "
+                f"{source.seconds(group.repeated):.2f} s, may {source.seconds(group.allowed):.2f} s"
+            )
+    return judgement
+
+
+def _guilty(wire: Wire, incidents: Sequence[Incident], connection: int) -> list[int]:
+    """The incidents that can have caused what connection number `connection` repeated, in order."""
+    opened = wire.connections[connection].opened_at
+    earlier = [entry for c in wire.connections[:connection] for entry in c.confirmed if entry[0] <= opened]
+    settled = max((entry[0] for entry in earlier), default=0.0)
+    harmful = [n for n, incident in enumerate(incidents) if incident.kind is not Kind.SLOW]
+    between = [n for n in harmful if incidents[n].begun_at <= opened and incidents[n].ended_at >= settled]
+    if between:
+        return between
+    before = [n for n in harmful if incidents[n].begun_at <= opened]
+    return before[-1:]

@@ -1,0 +1,395 @@
+"""A whole recorder in simulated time: microphone, ring, ledger, session, a shell that performs effects, and a server.
+
+The shell mirrors edge/runtime/uplink.py in what matters to the session, and refuses what a socket would refuse. Beside the
+code under test it keeps the plainest model of a recording: a list of packets and gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edge.core import events, messages
+from edge.core.context import Phase
+from edge.core.ledger import Ledger
+from edge.core.packet import AudioFormat, duration_ms
+from edge.core.policy import Policy
+from edge.core.ring import Ring
+from edge.core.session import Session
+from edge.errors import EdgeError, ServerRefused, Unreachable
+from tests.core.simserver import AckServer, Audio, Close, Faults, Json, Misuse, Network, PlainServer, Timeline, Wire
+
+BLOCK_S = 0.25
+HTTP_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 60.0
+PROBE_S = 60.0
+
+
+@dataclass(slots=True)
+class Model:
+    """The recording as plain lists: packets are payloads, gaps stand before a packet number."""
+
+    packet_frames: int
+    packets: list[bytes] = field(default_factory=list)
+    open: bytes = b""
+    gaps: list[tuple[int, int, str]] = field(default_factory=list)
+    expected: int = 0
+
+    def capture(self, data: bytes) -> None:
+        """Frames of two bytes that fitted into the ring."""
+        self.expected += len(data) // 2
+        self.open += data
+        size = 2 * self.packet_frames
+        while len(self.open) >= size:
+            self.packets.append(self.open[:size])
+            self.open = self.open[size:]
+
+    def gap(self, frames: int, cause: str) -> None:
+        """Frames that are missing."""
+        if frames:
+            self.expected += frames
+            self.close()
+            self.gaps.append((len(self.packets) + 1, frames, cause))
+
+    def close(self) -> None:
+        """The packet under way is closed short."""
+        if self.open:
+            self.packets.append(self.open)
+            self.open = b""
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """Lost frames by cause."""
+        lost: dict[str, int] = {}
+        for _, frames, cause in self.gaps:
+            lost[cause] = lost.get(cause, 0) + frames
+        return lost
+
+
+def small_policy(**changes: object) -> Policy:
+    """Few, small packets: 250 ms of 80 Hz mono; cuts every 8 to 10 packets; grace 60 s."""
+    numbers: dict[str, object] = {
+        "audio": AudioFormat(80, 1),
+        "packet_frames": 20,
+        "segment_target_ms": 2500,
+        "grace_window": 60.0,
+        "barrier_interval": 0.5,
+        "max_unconfirmed": 2.0,
+    }
+    return Policy(**{**numbers, **changes})  # type: ignore[arg-type]
+
+
+class World:
+    """Drive it by `run`, `talk`, `lose`, `stop` and by turning the knobs of `network`, `server` and `faults`."""
+
+    def __init__(
+        self, policy: Policy, *, acks: bool = False, ring_frames: int = 80 * 60, faults: Faults | None = None
+    ) -> None:
+        self.time = Timeline()
+        self.network = Network(self.time)
+        self.faults = faults or Faults()
+        self.faults.target_ms = policy.segment_target_ms
+        self.server: PlainServer | AckServer = (AckServer if acks else PlainServer)(self.network, self.faults)
+        self.policy = policy
+        self.ring = Ring(ring_frames, 2)
+        self.ledger = Ledger(policy.packet_frames)
+        self.model = Model(policy.packet_frames)
+        self.session = Session(self.ledger, policy)
+        self.is_recording = True
+        self.is_frozen = False
+        self.max_attempts = 4
+        self.notes: list[str] = []
+        self.sent: list[int] = []
+        self.repeats_by_socket: list[int] = []
+        self._backlog: list[Callable[[], None]] = []
+        self._wire: Wire | None = None
+        self._is_open = False  # a channel was opened, and neither left nor reported as ended
+        self._failures = 0
+        self._frame = 0
+        self._tick_at: float | None = None
+        self._retry_number = 0
+        self.time.after(BLOCK_S, self._block)
+        self._retry(0.0)
+
+    # --- the microphone --------------------------------------------------------------------------------------------
+
+    def _block(self) -> None:
+        if self.is_recording:
+            self.talk(int(BLOCK_S * self.policy.audio.rate_hz))
+            self.time.after(BLOCK_S, self._block)
+
+    def talk(self, frames: int) -> None:
+        """The microphone gives `frames`, each with a content of its own; what the ring refuses is lost."""
+        if not self.is_recording:
+            return
+        data = b"".join((self._frame + i & 0xFFFF).to_bytes(2, "little") for i in range(frames))
+        self._frame += frames
+        kept = self.ring.write(data)
+        self.ledger.capture(kept)
+        self.model.capture(data[: 2 * kept])
+        self.ledger.gap(frames - kept, "overflow")
+        self.model.gap(frames - kept, "overflow")
+        self._client(self._supplied)
+
+    def lose(self, frames: int, cause: str) -> None:
+        """The microphone loses `frames`."""
+        if self.is_recording and frames:
+            self.ledger.gap(frames, cause)
+            self.model.gap(frames, cause)
+            self._client(self._supplied)
+
+    def stop(self) -> None:
+        """The recording ends."""
+        if self.is_recording:
+            self.is_recording = False
+            self.ledger.end()
+            self.model.close()
+            self._client(self._supplied)
+
+    def _supplied(self) -> None:
+        self._feed(events.Supplied())
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> None:
+        """Let `seconds` pass."""
+        self.time.run(self.time.now + seconds)
+
+    def freeze(self) -> None:
+        """The recorder's loop stands still (an overloaded machine): what happens meanwhile queues up."""
+        self.is_frozen = True
+
+    def thaw(self) -> None:
+        """It goes on: first with what came in, then with its timers, as an event loop does."""
+        self.is_frozen = False
+        backlog, self._backlog = self._backlog, []
+        for act in backlog:
+            act()
+        self._ring_bell()
+
+    def _client(self, act: Callable[[], None]) -> None:
+        if self.is_frozen:
+            self._backlog.append(act)
+        else:
+            act()
+
+    # --- the shell -------------------------------------------------------------------------------------------------
+
+    def _feed(self, event: events.Event | None) -> None:
+        now = self.time.now
+        session = self.session
+        for effect in session.tick(now) if event is None else session.handle(event, now):
+            self._perform(effect)
+        self._arm()
+
+    def _arm(self) -> None:
+        deadline = self.session.deadline
+        if deadline is None:
+            self._tick_at = None
+        elif self._tick_at is None or deadline != self._tick_at:
+            self._tick_at = deadline
+            self.time.at(deadline, lambda: self._client(self._ring_bell))
+
+    def _ring_bell(self) -> None:
+        deadline = self.session.deadline
+        if deadline is not None and deadline <= self.time.now:
+            self._tick_at = None
+            self._feed(None)
+
+    def _perform(self, effect: events.Effect) -> None:
+        number = self.session.attempt
+        match effect:
+            case events.SendPackets(first, last):
+                wire = self._current_wire
+                for seq in range(first, last + 1):
+                    wire.send(self._packet(seq))
+                    self.sent.append(seq)
+            case events.SendText(message):
+                self._current_wire.send(dict(message))
+            case events.Release(offset):
+                self.ring.release(offset)
+            case events.PollStatus(session_id, poll):
+                self._poll(session_id, poll, number)
+            case events.OpenSocket(session_id):
+                self._open(session_id, number)
+            case events.CloseSocket(abort):
+                wire = self._current_wire
+                self._is_open = False
+                (wire.abort if abort else wire.close)()
+            case events.StartSession():
+                self._request(
+                    {"kind": "start", "recording": "r"},
+                    HTTP_TIMEOUT_S,
+                    lambda answer: self._started(number, answer),
+                )
+            case events.StopSession(session_id):
+                self._request(
+                    {"kind": "stop", "session_id": session_id},
+                    STOP_TIMEOUT_S,
+                    lambda answer: (
+                        events.Stopped(number) if answer is not None else events.Failed(number, Unreachable("no answer"))
+                    ),
+                )
+            case events.Over(error):
+                self._over(error)
+            case events.Note(kind, text):
+                self.notes.append(kind)
+            case _:
+                raise Misuse(f"nobody performs {effect}")
+
+    def _packet(self, seq: int) -> Audio:
+        packet = self.ledger.packet(seq)
+        payload = b"".join(self.ring.read(packet.offset, packet.frames))
+        if payload != self.model.packets[seq - 1]:
+            raise Misuse(f"packet {seq} is not what was captured")
+        return Audio(seq, duration_ms(packet.frames, self.policy.audio.rate_hz), payload)
+
+    @property
+    def _current_wire(self) -> Wire:
+        if self._wire is None or not self._is_open:
+            raise Misuse("there is no socket")
+        return self._wire
+
+    def _open(self, session_id: str, number: int) -> None:
+        if self._is_open and self._wire is not None and self._wire.client_open:
+            raise Misuse("a second socket (trap 5)")
+
+        def reported(what: Json | Close) -> None:
+            self._client(lambda: self._received(what, number))
+
+        def opened(wire: Wire | None) -> None:
+            def tell() -> None:
+                if wire is None:
+                    self._feed(events.Failed(number, Unreachable("connection refused")))
+                elif wire.client_open or number == self.session.attempt:
+                    self._feed(events.Opened(number))
+
+            self._client(tell)
+
+        self._is_open = True
+        self._wire = self.server.connect(session_id, reported, opened)
+
+    def _received(self, what: Json | Close, number: int) -> None:
+        if isinstance(what, Close):
+            self._feed(events.SocketClosed(number, what.code, what.reason))
+        else:
+            self._feed(messages.parse(what, number))
+
+    def _request(self, request: Json, timeout_s: float, event: Callable[[Json | None], events.Event]) -> None:
+        self.server.http(request, lambda answer: self._client(lambda: self._feed(event(answer))), timeout_s)
+
+    def _started(self, number: int, answer: Json | None) -> events.Event:
+        if answer is None:
+            return events.Failed(number, Unreachable("no answer"))
+        if "refused" in answer:
+            return events.Failed(number, ServerRefused("409"))
+        return events.Started(number, answer["session_id"])
+
+    def _poll(self, session_id: str, poll: events.Poll | None, number: int) -> None:
+        def polled(answer: Json | None) -> events.Event:
+            return events.Polled(number, poll, answer is not None, **(answer or {}))
+
+        self._request({"kind": "status", "session_id": session_id}, HTTP_TIMEOUT_S, polled)
+
+    # --- when to try again -----------------------------------------------------------------------------------------
+
+    def _over(self, error: EdgeError | None) -> None:
+        self._failures = 0 if error is None else self._failures + 1
+        if isinstance(error, ServerRefused):
+            wait = PROBE_S
+        elif self._failures >= self.max_attempts:
+            wait = PROBE_S
+            self.time.after(0.0, lambda: self._client(self._give_up))
+        else:
+            wait = min(2.0 ** max(0, self._failures - 1), 30.0)
+        self._retry(wait)
+
+    def _give_up(self) -> None:
+        if self.session.phase is Phase.WAITING:
+            self._feed(events.GaveUp("attempts are used up"))
+
+    def _retry(self, wait: float) -> None:
+        self._retry_number += 1
+        number = self._retry_number
+
+        def attempt() -> None:
+            if number != self._retry_number:
+                return
+            if self.session.wants_attempt:
+                self._feed(events.Attempted())
+            elif self.session.phase is Phase.IDLE:
+                self._retry(1.0)
+
+        self.time.after(wait, lambda: self._client(attempt))
+
+    def retry_now(self) -> None:
+        """RETRY was pressed, or a link came up."""
+        if self.session.wants_attempt:
+            self._failures = 0
+            self._retry(0.0)
+
+    # --- what must hold --------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """The promise, after every step."""
+        ledger, model, ring = self.ledger, self.model, self.ring
+        assert ledger.expected == model.expected
+        assert ledger.lost == model.lost
+        assert ledger.expected == ledger.delivered_frames + ledger.ram_frames + sum(ledger.lost.values())
+        assert ledger.last == len(model.packets)
+        assert ledger.stored == ring.head
+        assert ring.tail == ledger.delivered_frames
+        assert ring.kept_frames == ledger.ram_frames
+        delivered = model.packets[: ledger.delivered]
+        assert ledger.delivered_frames == sum(len(packet) for packet in delivered) // 2
+        for seq, payload in enumerate(delivered, 1):
+            assert self.server.kept(seq) == payload, f"packet {seq} was freed and is not kept"
+        position = 0
+        gaps: dict[int, dict[str, int]] = {}
+        for before, frames, cause in model.gaps:
+            at = gaps.setdefault(before, {})
+            at[cause] = at.get(cause, 0) + frames
+        for seq, payload in enumerate(model.packets, 1):
+            position += sum(gaps.get(seq, {}).values())
+            if seq > ledger.delivered:
+                packet = ledger.packet(seq)
+                assert (packet.seq, packet.position, 2 * packet.frames) == (seq, position, len(payload))
+                assert b"".join(ring.read(packet.offset, packet.frames)) == payload, f"packet {seq} is damaged"
+                assert {gap.cause: gap.frames for gap in ledger.gaps_before(seq)} == gaps.get(seq, {})
+            position += len(payload) // 2
+        if self.session.phase is Phase.DONE:
+            assert ledger.ended
+            assert ledger.delivered == ledger.last
+        elif self.session.phase is not Phase.DONE and not self.is_frozen:
+            deadline = self.session.deadline
+            assert deadline is None or deadline > self.time.now - 1e-6, "a deadline that stays in the past"
+
+    def finish(self, limit_s: float = 900.0) -> None:
+        """No more faults: everything must arrive, within bounds."""
+        faults = self.faults
+        faults.transcribe_s = min(faults.transcribe_s, 0.5)
+        faults.is_token_bad = faults.is_http_dead = faults.is_start_refused = faults.loses_next_answer = False
+        if isinstance(self.server, AckServer):
+            self.server.is_disk_full = False
+        if self.server.is_terminating:
+            self.server.kill()
+        self.server.restart()
+        self.network.heal()
+        if self.is_frozen:
+            self.thaw()
+        self.stop()
+        until = self.time.now + limit_s
+        while self.session.phase is not Phase.DONE and self.time.now < until:
+            self.run(1.0)
+        self.check()
+        assert self.session.phase is Phase.DONE, f"stuck in {self.session.phase.name} after {limit_s} s: {self.notes[-20:]}"
+        for seq, payload in enumerate(self.model.packets, 1):
+            assert self.server.kept(seq) == payload, f"packet {seq} is nowhere"
+        if isinstance(self.server, AckServer) and (self.model.packets or self.model.gaps):
+            store = self.server.stores.get("r")
+            assert store is not None, "nothing was ever stored"
+            assert len(store.durable) == len(self.model.packets)
+            wanted: dict[tuple[int, str], int] = {}
+            for before, frames, cause in self.model.gaps:
+                wanted[before, cause] = wanted.get((before, cause), 0) + frames
+            assert store.gaps == wanted, "the server does not know every gap"
