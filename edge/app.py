@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge import config as configuration
 from edge.adapters import pending
@@ -98,6 +99,20 @@ def build(
         panel,
     )
     return App(device, server, state)
+
+
+def open_panel(config: Config, tell: Callable[[Happening], None]) -> Panel | None:
+    """Buttons and LEDs where the machine has usable pins; else None, said once where somebody could expect them."""
+    if not config.panel.enabled or not any(Path("/dev").glob("gpiochip*")):
+        return None
+    from edge.adapters.gpio import GpioPanel, PanelPins
+
+    pins = config.panel
+    try:
+        return GpioPanel(PanelPins(pins.record_button, pins.retry_button, pins.record_led, pins.safe_led))
+    except EdgeError as error:
+        tell(Happening("warning", str(error)))
+        return None
 
 
 def start_settings(config: Config) -> JsonObject:

@@ -185,7 +185,8 @@ def _parse(path: Path) -> dict[str, Any]:
         fault = f"not UTF-8 (line {line})"
     except tomllib.TOMLDecodeError as error:
         # The parser quotes a key's name at most, never a value.
-        where = str(error).replace("end of document", f"line {text.count(b'\n') + 1}, the end")
+        last = len(text.splitlines())
+        where = str(error).replace("end of document", f"line {last}, the end")
         fault = f"not TOML: {printable(where, 200)[1:-1]}"
     except (ValueError, RecursionError):
         fault = "not TOML: a number or a nesting beyond all measure"

@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`text` completes "must be ..."; `fault` says what is wrong, None: nothing. `private` hides what may be a secret."""
+    """`text` completes "must be ..."; `fault` says what is wrong, None: nothing. `private` hides possible secrets."""
 
     text: str
     fault: Callable[[Any], str | None]
@@ -51,6 +51,9 @@ def _between(low: float, high: float) -> Rule:
 
 def _above_zero(high: float) -> Rule:
     return Rule(f"above 0, at most {high:g}", lambda value: None if 0 < value <= high else "")
+
+
+_PIN = Rule("a BCM number, 0 to 27", _between(0, 27).fault)
 
 
 def _text(rule: str, pattern: str) -> Rule:
@@ -189,7 +192,7 @@ class Connection:
     """How patient the connection is."""
 
     max_reconnect_attempts: int = _key(
-        10, "Attempts in a row until the state is `failed`; it then still probes once a minute.", _between(1, 1000000)
+        10, "Attempts in a row until the state is `failed`; it then still probes once a minute.", _between(1, 100000)
     )
     initial_reconnect_delay: float = _key(
         1.0, "Wait before the second attempt; doubles each time.", _above_zero(3600), "s"
@@ -231,10 +234,10 @@ class Panel:
     """Two buttons and two LEDs, by BCM number."""
 
     enabled: bool = _key(True, "Use buttons and LEDs where the machine has GPIO.", _switch())
-    record_button: int = _key(17, "RECORD, closing to ground.", _between(0, 27), "GPIO")
-    retry_button: int = _key(27, "RETRY, closing to ground.", _between(0, 27), "GPIO")
-    record_led: int = _key(22, "LED: recording.", _between(0, 27), "GPIO")
-    safe_led: int = _key(23, "LED: everything is safe.", _between(0, 27), "GPIO")
+    record_button: int = _key(17, "RECORD, closing to ground.", _PIN)
+    retry_button: int = _key(27, "RETRY, closing to ground.", _PIN)
+    record_led: int = _key(22, "LED: recording.", _PIN)
+    safe_led: int = _key(23, "LED: everything is safe.", _PIN)
 
 
 @dataclass(frozen=True, slots=True)

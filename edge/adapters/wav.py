@@ -237,7 +237,7 @@ class WavSource(_Paced):
                 f"{asked.channels} channels that were asked for",
                 remedy=f"set audio.rate = {audio.rate_hz} and audio.channels = {audio.channels}",
             )
-        self.close()
+        self._let_go()
         self._file = file
         period = self._begin(audio, layout.frames)
         return SourceInfo(f"wav:{self._path}", audio, period, layout.notes)
@@ -322,7 +322,6 @@ class ToneSource(_Paced):
                     remedy=f"give whole Hz from 1 to {(self._wanted.rate_hz - 1) // 2}, or tone:noise:SEED",
                 )
             self._cache = memoryview(_sine(hz, self._wanted))
-        self.close()
         period = self._begin(self._wanted, self._frames_in_all)
         return SourceInfo(f"tone:{self._signal}", self._wanted, period)
 

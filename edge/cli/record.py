@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from edge import app
@@ -16,6 +17,7 @@ from edge.cli import output
 from edge.cli.options import add_config_options, load_config
 from edge.errors import EdgeError, ExitCode, ServerRefused
 from edge.runtime.device import Device, Status
+from edge.runtime.ports import Panel
 from edge.runtime.recording import Recording
 from edge.runtime.uplink import Happening
 
@@ -55,8 +57,13 @@ def run(args: argparse.Namespace) -> int:
     for note in loaded.notes:
         screen.say(note)
     with StateDirectory(args.state or default_state_path()) as state:
-        built = app.build(loaded, state, screen.tell, args.pace)
-        return asyncio.run(_Run(args, built, screen).go())
+        panel = app.open_panel(loaded.config, screen.tell)
+        try:
+            built = app.build(loaded, state, screen.tell, args.pace, panel)
+            return asyncio.run(_Run(args, built, screen, panel).go())
+        finally:
+            if panel is not None:
+                panel.close()
 
 
 class Screen:
@@ -102,8 +109,9 @@ def _live_line(status: Status) -> str:
 class _Run:
     """The course of one command."""
 
-    def __init__(self, args: argparse.Namespace, built: app.App, screen: Screen) -> None:
+    def __init__(self, args: argparse.Namespace, built: app.App, screen: Screen, panel: Panel | None) -> None:
         self._args = args
+        self._panel = panel
         self._app = built
         self._device: Device = built.device
         self._screen = screen
@@ -116,11 +124,16 @@ class _Run:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupted)
         loop.add_signal_handler(signal.SIGUSR1, self._device.retry_now, "asked for")
+        if self._panel is not None:
+            self._panel.on_press(
+                _in(loop, self._device.stop), _in(loop, lambda: self._device.retry_now("RETRY was pressed"))
+            )
         seconds = self._args.seconds
         limit = None if seconds is None else max(1, round(seconds * self._device.audio.rate_hz))
         self._app.owe_kept(self._screen.tell)
         delivering = asyncio.create_task(self._device.run(self._app.forget), name="deliver")
         showing = asyncio.create_task(self._show(), name="live line")
+        lighting = asyncio.create_task(self._device.show(), name="panel")
         recording: Recording | None = None
         error: EdgeError | None = None
         try:
@@ -131,9 +144,10 @@ class _Run:
             await self._drain(delivering)
         finally:
             showing.cancel()
+            lighting.cancel()
             failure = self._device.uplink.session.failure if self._device.uplink.session else None
             delivering.cancel()
-            await asyncio.wait([delivering, showing])
+            await asyncio.wait([delivering, showing, lighting])
             self._screen.clear()
             self._keep_rest()
             await self._app.server.close()
@@ -187,6 +201,15 @@ class _Run:
             f"{seconds(ledger.expected):.3f} s: {seconds(ledger.delivered_frames):.3f} s delivered, "
             f"{seconds(ledger.ram_frames):.3f} s kept for later{causes}"
         )
+
+
+def _in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> Callable[[], None]:
+    """`function`, callable from a thread of the pin library."""
+
+    def call() -> None:
+        loop.call_soon_threadsafe(function)
+
+    return call
 
 
 def _exit_code(recording: Recording, error: EdgeError | None, failure: EdgeError | None, is_owed: bool) -> int:

@@ -52,7 +52,7 @@ def supplied(c: Context, event: Supplied, now: float) -> None:
     """There is something new while no audio flows."""
     if c.is_complete:
         c.finish()
-    elif c.phase is Phase.IDLE and (c.ledger.last > c.ledger.delivered):
+    elif c.phase is Phase.IDLE and (c.ledger.last > c.ledger.delivered or c.ledger.ended):
         c.phase = Phase.WAITING
 
 
@@ -93,6 +93,7 @@ def closed_early(c: Context, event: SocketClosed, now: float) -> None:
 def greeted(c: Context, event: Hello, now: float) -> None:
     """Hello: which kind of server it is and, with acks, what it has."""
     server = c.known
+    c.has_acks = event.acks
     if event.acks and event.next_seq > c.ledger.last + 1:
         c.leave_socket(abort=False)
         c.rest(
@@ -132,7 +133,9 @@ def _new_delivery(c: Context, event: Hello, now: float) -> PlainDelivery | Acked
     if event.acks:
         stored = max(event.next_seq - 1, c.ledger.delivered)
         return AckedDelivery(stored)
-    return PlainDelivery(c.ledger.delivered + 1, c.policy.cuts, now)
+    delivery = PlainDelivery(c.ledger.delivered + 1, c.policy.cuts, now)
+    delivery.sockets = c.known.dials - 1
+    return delivery
 
 
 def initialised(c: Context, event: Pong, now: float) -> None:
@@ -242,18 +245,15 @@ def flushing(c: Context, event: Polled, now: float) -> None:
         return
     if event.pending:
         c.arm(Timer.POLL, now + 2 * c.policy.settle_poll)
-        return
-    delivery = c.delivery
-    if isinstance(delivery, PlainDelivery) and event.poll is not None:
-        delivery.pending_zero(event.poll, now, c.policy.sure_grace)
-        c.advance()
-    stop_old(c, now)
+    else:
+        # Not a "pending 0" of rule 2: if the session was finalised meanwhile, what was pending lost its lines.
+        stop_old(c, now)
 
 
 def stop_old(c: Context, now: float) -> None:
     """Stop the old session: flushes its tail; may be repeated."""
+    c.end_attempt()  # a poll that is still on its way must not verify this stop
     c.phase = Phase.STOPPING_OLD
-    c.timers.clear()
     c.do(StopSession(c.known.session_id))
 
 

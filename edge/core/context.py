@@ -59,6 +59,7 @@ class Server:
 
     session_id: str
     delivery: PlainDelivery | AckedDelivery | None = None
+    dials: int = 0  # sockets that were tried: one that seemed to fail may be registered there all the same
     init_confirmed: bool = False
     is_stopped: bool = False  # it was, or may have been, finalised: never reattach, flush it
 
@@ -84,8 +85,11 @@ class Context:
         self.barriered = 0
         self.barrier_at = 0.0
         self.progress_at = 0.0
+        self.ponged_at = 0.0
         self.attached_at = 0.0
         self.is_planned_stop = False
+        self.has_acks = False  # what the last hello said
+        self.is_tail_told = False  # a stop behind the gap at the recording's end succeeded
 
     def do(self, effect: Effect) -> None:
         """Hand an effect to the shell."""
@@ -116,8 +120,7 @@ class Context:
         ledger = self.ledger
         if not ledger.ended or ledger.delivered < ledger.last:
             return False
-        delivery = self.server.delivery if self.server else None
-        return not (isinstance(delivery, AckedDelivery) and ledger.gaps_before(ledger.last + 1))
+        return not self.has_acks or self.is_tail_told or not ledger.gaps_before(ledger.last + 1)
 
     @property
     def goal(self) -> int | None:

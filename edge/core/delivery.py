@@ -66,7 +66,10 @@ class PlainDelivery:
         self.proven = False
         self.clear = first - 1  # handled when the last poll that said "pending 0" was started
         self._proved = first - 1
+        self._sure = first - 1  # proved even if the session turns out to have died under the current socket
         self._clear_repeats = 0
+        self._paced = first - 1  # as `clear`, whatever the session was worth by then
+        self._paced_repeats = 0
         self._repeats = 0
         self._shorts = 0
         self._barriers = _Barriers()
@@ -86,6 +89,7 @@ class PlainDelivery:
         self.sockets += 1
         self.proven = self.sockets == 1
         self.believed = True
+        self._sure = self._proved
         if self.proven:
             self.alive_at = now
 
@@ -100,10 +104,11 @@ class PlainDelivery:
         self.sent = seq
         self._shorts += short
 
-    def limit(self, window: int) -> int:
+    def limit(self, window: int, max_pending: int) -> int:
         """The highest packet that may be sent now: rule 7's bound on what is unconfirmed, rule 8's on open cuts."""
-        repeated_since = self._repeats - self._clear_repeats
-        return min(self.resume + window, self.clear + MAX_CUTS * self.cuts.interval - repeated_since)
+        repeated_since = self._repeats - self._paced_repeats
+        cuts = min(MAX_CUTS, max(1, max_pending // 2))
+        return min(self.resume + window, self._paced + cuts * self.cuts.interval - repeated_since)
 
     def barrier(self, now: float) -> None:
         """A JSON ping goes out behind what was sent so far."""
@@ -134,7 +139,12 @@ class PlainDelivery:
         self.proven = True
         self.alive_at = now
         if self.believed:
-            self._proved = self.resume
+            self._proved = self._sure = self.resume
+
+    def died(self) -> None:
+        """Rule 3: the session was finalised under this socket, nobody knows when: pongs since the last sign of life may lie."""
+        if self.proven:
+            self._proved = self._sure
 
     def poll(self) -> Poll:
         """To be taken when a status poll is started."""
@@ -143,18 +153,26 @@ class PlainDelivery:
         return Poll(self.first - 1 + cut, self.resume, self._repeats)
 
     def pending_zero(self, poll: Poll, now: float, grace_s: float) -> None:
-        """Rule 2: `poll` said that no segment was pending. Worth something only while the session cannot be finalised."""
-        if now < self.alive_at + grace_s:
+        """Rule 2: `poll` said that no segment was pending.
+
+        It may pace us, but proves nothing of a session that may have been finalised: that drops what was pending.
+        """
+        self._paced, self._paced_repeats = max(self._paced, poll.handled), max(self._paced_repeats, poll.repeats)
+        if self.proven and now < self.alive_at + grace_s:
             self.delivered = max(self.delivered, poll.surely_cut)
             self.clear = max(self.clear, poll.handled)
             self._clear_repeats = max(self._clear_repeats, poll.repeats)
 
     def may_have_cut(self) -> bool:
         """Rule 3: False where surely no cut fell since the last "pending 0"."""
-        since, most = self.clear - self.first + 1, self.sent - self.first + 1 + self._repeats
+        since, repeats = self.sent - self.clear, self._repeats - self._clear_repeats
+        if not since and not repeats:
+            return False
         if self._shorts or not self.cuts.is_exact:
-            return most > since
-        return self.cuts.reached(most) > self.cuts.reached(since)
+            return True
+        clear = self.clear - self.first + 1
+        extra = range(self._clear_repeats + 1)
+        return any(self.cuts.reached(clear + d + since + repeats) > self.cuts.reached(clear + d) for d in extra)
 
     def flushed(self) -> None:
         """Rule 3: the session was finalised and its tail flushed."""
@@ -204,7 +222,7 @@ class AckedDelivery:
         """Packet `seq` goes out."""
         self.sent = seq
 
-    def limit(self, window: int) -> int:
+    def limit(self, window: int, max_pending: int) -> int:
         """What is in flight is bounded: `window` packets, or half a second of measured throughput where that is more."""
         return self.delivered + min(max(window, int(self._packets_per_s / 2)), 15 * window)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge.core.events import Ack, Backpressure, Hello, Message, OfAttempt, Pinged, Pong, Unknown
 from edge.core.ledger import Gap
-from edge.core.packet import MAX_SEQ, AudioFormat
+from edge.core.packet import MAX_SEQ, AudioFormat, duration_ms
 
 PING: Message = {"type": "ping"}
 PONG: Message = {"type": "pong"}
@@ -19,7 +19,7 @@ def init(audio: AudioFormat, packet_frames: int, next_seq: int, segment_target_m
         "format": "pcm16",
         "sample_rate": audio.rate_hz,
         "channels": audio.channels,
-        "frame_duration_ms": packet_frames * 1000 // audio.rate_hz,
+        "frame_duration_ms": duration_ms(packet_frames, audio.rate_hz),
         "frame_samples": packet_frames,
         "next_seq": next_seq,
         "segment_target_ms": segment_target_ms,
@@ -42,7 +42,8 @@ def parse(message: Message, attempt: int) -> OfAttempt:
     if kind == "ack" and _is_seq(message.get("seq")):
         return Ack(attempt, message["seq"])
     if kind == "ping":
-        return Pinged(attempt, bool(message.get("is_recording")) if "t" in message else None)
+        alive = message.get("is_recording")
+        return Pinged(attempt, alive if "t" in message and isinstance(alive, bool) else None)
     if kind == "hello":
         acks = message.get("acks") is True and _is_seq(message.get("next_seq"))
         return Hello(attempt, acks, message["next_seq"] if acks else 1)

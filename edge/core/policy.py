@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edge.core.cuts import CutModel
-from edge.core.packet import AudioFormat
+from edge.core.packet import AudioFormat, duration_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Policy:
     @property
     def cuts(self) -> CutModel:
         """The server's cuts as these packets make them."""
-        return CutModel(self.packet_frames * 1000 // self.audio.rate_hz, self.segment_target_ms)
+        return CutModel(duration_ms(self.packet_frames, self.audio.rate_hz), self.segment_target_ms)
 
     @property
     def sure_grace(self) -> float:

@@ -174,7 +174,8 @@ TIMERS: Mapping[Timer, tuple[Callable[[Context, float], None], frozenset[Phase]]
 class Session:
     """Delivers `ledger`'s packets by `policy`.
 
-    `handle` and `tick` return the effects to perform, in order; after each call `deadline` says when `tick` is due.
+    `handle` and `tick` return the effects to perform, in order; after each call `deadline` says when `tick` is due
+    (at once, where more than one timer was).
     An event that cannot happen in the current phase raises InternalError; what a stale attempt reports is dropped.
     """
 
@@ -251,13 +252,16 @@ class Session:
         return self._take_effects()
 
     def tick(self, now: float) -> list[Effect]:
-        """Let the timers that are due by `now` act, the earliest first."""
+        """Let the earliest timer act if it is due by `now`.
+
+        One at a time: the effects belong to the attempt that is current when this returns, and the next timer may end it.
+        """
         timers = self._context.timers
-        while timers and min(timers.values()) <= now:
-            timer = min(timers, key=timers.__getitem__)
+        timer = min(timers, key=timers.__getitem__, default=None)
+        if timer is not None and timers[timer] <= now:
             del timers[timer]
             handler, targets = TIMERS[timer]
-            self._step(timer.name, targets, lambda handler=handler: handler(self._context, now))  # type: ignore[misc]
+            self._step(timer.name, targets, lambda: handler(self._context, now))
         return self._take_effects()
 
     def _step(self, name: str, targets: frozenset[Phase], handle: Callable[[], None]) -> None:

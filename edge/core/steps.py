@@ -27,6 +27,7 @@ def open_socket(c: Context, now: float) -> None:
     c.phase = Phase.OPENING
     c.timers.clear()
     c.arm(Timer.CONNECT, now + c.policy.connection_timeout)
+    c.known.dials += 1
     c.do(OpenSocket(c.known.session_id))
 
 

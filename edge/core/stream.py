@@ -49,7 +49,7 @@ def pump(c: Context, now: float) -> None:
     delivery, goal = c.delivery, c.goal
     if not delivery.is_waiting():
         c.progress_at = now
-    last = min(c.ledger.last if goal is None else goal, delivery.limit(c.policy.window))
+    last = min(c.ledger.last if goal is None else goal, delivery.limit(c.policy.window, c.max_pending))
     if last > delivery.sent and not _is_held(c, now):
         _send(c, last, now)
     _confirm(c, now)
@@ -84,7 +84,7 @@ def _is_held(c: Context, now: float) -> bool:
     if c.delivery.acks:
         return False
     is_deaf = c.unanswered_since is not None and now - c.unanswered_since > c.policy.hold_after
-    return is_deaf or 2 * c.pending_segments >= c.max_pending
+    return is_deaf or (c.pending_segments > 0 and 2 * c.pending_segments >= c.max_pending)
 
 
 def send_barrier(c: Context, now: float) -> None:
@@ -160,7 +160,7 @@ def ponged(c: Context, event: Pong, now: float) -> None:
     """A barrier was answered."""
     if c.delivery.pong(now):
         c.has_progress = True
-    c.progress_at = now
+    c.progress_at = c.ponged_at = now
     pump(c, now)
 
 
@@ -186,6 +186,7 @@ def pinged(c: Context, event: Pinged, now: float) -> None:
             pump(c, now)
     elif c.phase is Phase.STREAMING:
         # Trap 3: a dead session answers pongs, but keeps nothing.
+        delivery.died()
         c.known.is_stopped = True
         c.leave_socket(abort=False)
         c.rest(Unreachable("the server had already closed the session: a new one follows"))
@@ -223,9 +224,16 @@ def polled(c: Context, event: Polled, now: float) -> None:
 
 def http_dead(c: Context, now: float) -> None:
     """Rule 8: HTTP is dead while pongs flow: the server got SIGTERM, and `stop_stream` still flushes."""
-    if c.phase is Phase.STREAMING and c.unanswered_since is not None and c.progress_at > c.unanswered_since:
+    if c.phase is not Phase.STREAMING or c.unanswered_since is None:
+        return
+    if c.ponged_at > c.unanswered_since + c.policy.hold_after:
         c.note("server-stopping", "the server is shutting down: asking it to keep what it has")
         _stop(c, now, is_planned=False)
+    else:
+        # Held back, nothing may be under way: ask. No answer is a stall, and not for this timer.
+        send_barrier(c, now)
+        c.arm(Timer.HTTP_DEAD, now + c.policy.hold_after)
+        pump(c, now)
 
 
 def pushed_back(c: Context, event: Backpressure, now: float) -> None:
@@ -272,6 +280,8 @@ def closed(c: Context, event: SocketClosed, now: float) -> None:
     """The socket ended while audio flowed."""
     if event.code == 1000 and FINALIZE in event.reason:
         # Trap 4: finished, and the tail was flushed.
+        if isinstance(c.delivery, PlainDelivery):
+            c.delivery.died()
         steps.conclude(c)
         c.rest(Unreachable("the server closed the session: a new one follows"))
         return
@@ -296,8 +306,10 @@ def stop_ended(c: Context, event: SocketClosed, now: float) -> None:
         c.known.is_stopped = True
         c.rest(Unreachable("the connection was lost during the stop"))
         return
-    if isinstance(delivery, PlainDelivery) and c.is_planned_stop:
-        delivery.delivered = delivery.proved
+    if c.is_planned_stop:
+        if isinstance(delivery, PlainDelivery):
+            delivery.delivered = delivery.proved
+        c.is_tail_told = c.ledger.ended
     c.has_progress = True
     steps.conclude(c)
     c.end_attempt()

@@ -1,4 +1,6 @@
-"""The journal beside a WAV file: what each stretch of it is. Little-endian records, one behind the other:
+"""The journal beside a WAV file: what each stretch of it is.
+
+Little-endian records, one behind the other:
 
     u32 crc32 of all that follows | u16 bytes of body | u8 kind | u8 0 | body
 

@@ -38,13 +38,14 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
         microphone = request.getfixturevalue("pulse")(audio.rate_hz, audio.channels)
         return AlsaSource(microphone.device, audio)
 
-    return {
+    makers: dict[str, Make] = {
         "wav-realtime": lambda audio: WavSource(wav(audio), audio, "realtime"),
         "wav-fast": lambda audio: WavSource(wav(audio), None, "fast"),
         "tone": lambda audio: ToneSource("440", audio, "realtime"),
         "noise": lambda audio: ToneSource("noise:1", audio, "fast"),
         "alsa": alsa,
-    }[request.param]
+    }
+    return makers[request.param]
 
 
 @pytest.mark.parametrize("audio", [MONO, STEREO], ids=["mono", "stereo"])

@@ -51,12 +51,12 @@ def frames_of(audio: AudioFormat, count: int, seed: int = 1) -> bytes:
 
 def everything(source: WavSource | ToneSource) -> bytes:
     """Read to the end; what came, which is whole frames in order of time."""
-    data = b""
+    data = bytearray()
     while True:
         block = source.read()
         data += block.data
         if block.ended:
-            return data
+            return bytes(data)
 
 
 def read_file(path: Path, content: bytes, audio: AudioFormat | None = None) -> tuple[bytes, tuple[str, ...]]:
@@ -80,7 +80,9 @@ def test_a_plain_file_is_read_to_the_frame(tmp_path: Path, count: int) -> None:
 
 def test_other_chunks_and_their_padding_are_skipped(tmp_path: Path) -> None:
     sound = frames_of(STEREO, 777)
-    content = wav(chunk(b"LIST", b"odd"), extensible(1), chunk(b"fact", b"1234"), chunk(b"data", sound), chunk(b"id3 ", b"x"))
+    content = wav(
+        chunk(b"LIST", b"odd"), extensible(1), chunk(b"fact", b"1234"), chunk(b"data", sound), chunk(b"id3 ", b"x")
+    )
     assert read_file(tmp_path / "a.wav", content) == (sound, ())
 
 

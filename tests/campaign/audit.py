@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.campaign.audio import Source
 
@@ -205,3 +206,21 @@ def audit_samples(source: Source, pcm: bytes, rate: int, channels: int) -> Kept:
     if not found.problems:
         found.problems.append("wrong: the samples differ from the source")
     return found
+
+
+def audit_account(source: Source, account: Mapping[str, Any], sent_again: int) -> list[str]:
+    """Judge what a server with acknowledgements says of a whole recording. `sent_again` packets came more than once.
+
+    A server that was killed may have forgotten duplicates that it ignored, never packets.
+    """
+    problems = [
+        f"the receiver's account says {key} = {account.get(key)!r}, not {wanted!r}"
+        for key, wanted in (("frames", source.frames), ("rate", source.rate), ("channels", source.channels))
+        if account.get(key) != wanted
+    ]
+    if account.get("gaps") != []:
+        problems.append(f"the receiver's account has gaps: {account.get('gaps')!r}")
+    ignored = account.get("duplicates_ignored")
+    if not isinstance(ignored, int) or not 0 <= ignored <= sent_again:
+        problems.append(f"the receiver ignored {ignored!r} duplicates, {sent_again} packets were sent again")
+    return problems

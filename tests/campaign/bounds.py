@@ -8,6 +8,8 @@ The allowances, per incident (issue 2), in frames, all read off the wire:
     outage           the larger of the first and the last: the session may have been finalised meanwhile
     slow             nothing
 
+A server with acknowledgements has nothing uncut or pending: there all but a stall are allowed what a reset is.
+
 Each repeat is laid at the door of the incidents between the last confirmation before the connection that carried it
 and that connection's opening. Where several lie there, they share one allowance: the sum.
 """
@@ -125,19 +127,22 @@ def in_flight(wire: Wire, at: float) -> int:
     return before[-1].in_flight(at) if before else 0
 
 
-def allow(source: Source, wire: Wire, incident: Incident, segment_ms: int) -> None:
-    """Fill in what an incident may repeat."""
+def allow(source: Source, wire: Wire, incident: Incident, segment_ms: int | None) -> None:
+    """Fill in what an incident may repeat; `segment_ms` None for a server with acknowledgements."""
     incident.in_flight = in_flight(wire, incident.begun_at)
     reset = incident.in_flight + whole_packets(source, BARRIER_INTERVAL_S)
+    undelivered = 0 if segment_ms is None else open_audio(source, wire, incident.begun_at, segment_ms)
     match incident.kind:
         case Kind.RESET | Kind.REFUSAL:
             incident.allowed = reset
         case Kind.STALL:
             incident.allowed = whole_packets(source, UNCONFIRMED_BOUND_S)
+        case Kind.KILL | Kind.TERM | Kind.OUTAGE if segment_ms is None:
+            incident.allowed = reset
         case Kind.KILL | Kind.TERM:
-            incident.allowed = open_audio(source, wire, incident.begun_at, segment_ms)
+            incident.allowed = undelivered
         case Kind.OUTAGE:
-            incident.allowed = max(reset, open_audio(source, wire, incident.begun_at, segment_ms))
+            incident.allowed = max(reset, undelivered)
         case Kind.SLOW:
             incident.allowed = 0
 

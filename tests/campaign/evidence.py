@@ -48,8 +48,7 @@ def stored_recording(out: Path) -> Recording:
     wavs = sorted(folder.glob("*.wav"))
     if len(wavs) != 1:
         raise UnreadableError(f"{folder} has {len(wavs)} WAV files, not 1")
-    accounts = [path for path in sorted(folder.glob("*.json")) if path.name != "sessions.json"]
-    account = json.loads(accounts[0].read_text()) if len(accounts) == 1 else {}
+    account = json.loads((folder / "account.json").read_text())
     try:
         with wave.open(str(wavs[0]), "rb") as file:
             if file.getsampwidth() != 2:

@@ -17,17 +17,17 @@ from typing import Any
 
 from tests.campaign import bounds
 from tests.campaign.audio import Source
-from tests.campaign.audit import Kept, UnreadableError, audit_packets, audit_samples
+from tests.campaign.audit import Kept, UnreadableError, audit_account, audit_packets, audit_samples
 from tests.campaign.bounds import Incident
 from tests.campaign.evidence import kept_packets, stored_recording
-from tests.campaign.schedule import Fault, Kind, draw
+from tests.campaign.schedule import SLOW_BEFORE_S, Fault, Kind, draw
 from tests.campaign.stage import EDGE, ROOT, Settings, Stage, last_json, until
 from tests.rig.process import Child, ChildError
 
 GRACE_S = 6.0
 ARTIFACTS = ROOT / "out" / "campaign"
-_TERM_ROOM_S = 45.0  # what a SIGTERM may take until the server is gone
 _DRAIN_ROOM_S = 240.0  # the slowest transcription of all that may be pending, and stops
+_MUTANT_DRAIN_ROOM_S = 45.0  # a mutant that cannot finish need not be waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,9 @@ async def carry_out(stage: Stage, faults: Sequence[Fault], begun_at: float, inci
     proxy = stage.proxy
     for fault in faults:
         await until(begun_at + fault.at)
+        if fault.latency_s:
+            proxy.latency_s = fault.latency_s
+            await until(time.monotonic() + SLOW_BEFORE_S)
         incident = Incident(fault.kind, time.monotonic(), 0.0, detail=str(fault))
         incidents.append(incident)
         match fault.kind:
@@ -161,7 +164,7 @@ async def carry_out(stage: Stage, faults: Sequence[Fault], begun_at: float, inci
             case Kind.SLOW:
                 proxy.latency_s = 0.02 * fault.seconds
                 await until(incident.begun_at + fault.seconds)
-                proxy.latency_s = 0.0
+        proxy.latency_s = 0.0
         incident.ended_at = time.monotonic()
 
 
@@ -178,27 +181,32 @@ async def perform(plan: Plan, folder: Path) -> Result:
     try:
         async with stage:
             begun_at = time.monotonic()
-            recorder = await stage.start_recorder(
-                f"wav:{folder / 'source.wav'}", "--pace", "realtime", "--json", name="recorder"
-            )
-            await carry_out(stage, plan.faults, begun_at, incidents)
-            left = begun_at + plan.seconds - time.monotonic()
-            code = await recorder.wait(max(0.0, left) + _DRAIN_ROOM_S)
-            result.drained_after_s = max(0.0, time.monotonic() - begun_at - plan.seconds)
-            if code != 0:
-                result.problems.append(f"exit code {code}; {recorder.tail()}")
-            if not plan.strict:
-                await stage.terminate_receiver()
-        _judge(plan, stage, recorder, incidents, result)
-    except (ChildError, UnreadableError, OSError, ValueError, KeyError) as error:
+            recorder = await stage.start_recorder(f"wav:{folder / 'source.wav'}", "--pace", "realtime", "--json")
+            try:
+                await carry_out(stage, plan.faults, begun_at, incidents)
+                await _ended(recorder, plan, begun_at, result)
+            finally:
+                if not plan.strict:
+                    await stage.terminate_receiver()
+        _judge_account(plan, stage, recorder, result)
+    except (ChildError, OSError) as error:
         result.problems.append(f"{type(error).__name__}: {error}")
-        _judge_what_there_is(plan, stage, incidents, result)
+    _judge_evidence(plan, stage, incidents, result)
     result.report = _report(plan, stage, recorder, incidents, result, begun_at)
     (folder / "report.json").write_text(json.dumps(result.report, indent=1, default=str))
     return result
 
 
-def _judge(plan: Plan, stage: Stage, recorder: Child, incidents: list[Incident], result: Result) -> None:
+async def _ended(recorder: Child, plan: Plan, begun_at: float, result: Result) -> None:
+    """Wait for the end of the drain."""
+    room = _MUTANT_DRAIN_ROOM_S if plan.mutant else _DRAIN_ROOM_S
+    code = await recorder.wait(max(0.0, begun_at + plan.seconds - time.monotonic()) + room)
+    result.drained_after_s = max(0.0, time.monotonic() - begun_at - plan.seconds)
+    if code != 0:
+        result.problems.append(f"exit code {code}; {recorder.tail()}")
+
+
+def _judge_account(plan: Plan, stage: Stage, recorder: Child, result: Result) -> None:
     final = last_json(recorder)
     lost = final.get("lost")
     whole = {"unit": "frames", "rate": plan.source.rate, "channels": plan.source.channels, "pending": 0}
@@ -211,10 +219,9 @@ def _judge(plan: Plan, stage: Stage, recorder: Child, incidents: list[Incident],
     for stream in (recorder.stdout, recorder.stderr, stage.receiver.stdout, stage.receiver.stderr):
         if any(stage.token in line for line in stream):
             result.problems.append("the token was printed")
-    _judge_what_there_is(plan, stage, incidents, result)
 
 
-def _judge_what_there_is(plan: Plan, stage: Stage, incidents: list[Incident], result: Result) -> None:
+def _judge_evidence(plan: Plan, stage: Stage, incidents: list[Incident], result: Result) -> None:
     source, wire = plan.source, stage.wire
     try:
         kept, carried, sessions = _evidence(plan, stage)
@@ -226,7 +233,7 @@ def _judge_what_there_is(plan: Plan, stage: Stage, incidents: list[Incident], re
     result.missing_frames = kept.missing_frames
     result.sessions = sessions
     for incident in incidents:
-        bounds.allow(source, wire, incident, plan.segment_ms)
+        bounds.allow(source, wire, incident, plan.segment_ms if plan.strict else None)
     judgement = bounds.judge(source, wire, incidents, carried)
     result.problems += judgement.problems
     for incident in incidents:
@@ -241,7 +248,7 @@ def _judge_what_there_is(plan: Plan, stage: Stage, incidents: list[Incident], re
         times = ", ".join(f"{at:.2f}" for at in counters.too_many[:5])
         result.problems.append(f"{counters.websockets_at_once} WebSockets open at once (at {times})")
     result.peak_unconfirmed_s = source.seconds(wire.peak_unconfirmed)
-    if wire.peak_unconfirmed > bounds.whole_packets(source, bounds.UNCONFIRMED_BOUND_S):
+    if plan.strict and wire.peak_unconfirmed > bounds.whole_packets(source, bounds.UNCONFIRMED_BOUND_S):
         result.problems.append(f"{result.peak_unconfirmed_s:.1f} s of audio unconfirmed at once")
 
 
@@ -255,6 +262,7 @@ def _evidence(plan: Plan, stage: Stage) -> tuple[Kept, list[bounds.Carried], int
     stored = stored_recording(stage.out)
     kept = audit_samples(plan.source, stored.pcm, stored.rate, stored.channels)
     carried = bounds.carried_twice(stage.wire)
+    kept.problems += audit_account(plan.source, stored.account, len(carried))
     return kept, carried, len({connection.session for connection in stage.wire.connections})
 
 

@@ -26,6 +26,7 @@ class Fault:
     half_open    the connections stall; otherwise they are reset and new ones refused
     everything   a stall also holds new connections; otherwise only those that are open
     blackhole    what a stall held never passes; otherwise it passes when the stall is over
+    latency_s    the line is so slow in the second before, so that much is in flight when it happens
     """
 
     at: float
@@ -34,6 +35,7 @@ class Fault:
     half_open: bool = False
     everything: bool = True
     blackhole: bool = False
+    latency_s: float = 0.0
 
     def __str__(self) -> str:
         words: list[str] = [self.kind]
@@ -42,9 +44,12 @@ class Fault:
         if self.blackhole:
             words.append("black hole")
         duration = f" {self.seconds:.2f} s" if self.seconds else ""
-        return f"{self.at:.2f} {' '.join(words)}{duration}"
+        slow = f" (latency {self.latency_s:.2f} s)" if self.latency_s else ""
+        return f"{self.at:.2f} {' '.join(words)}{duration}{slow}"
 
 
+TERM_S = 31.0  # how long a server may live on after SIGTERM (PROTOCOL.md, trap 7)
+SLOW_BEFORE_S = 1.0
 _WEIGHTS = {
     Kind.RESET: 5,
     Kind.REFUSAL: 3,
@@ -59,7 +64,7 @@ _WEIGHTS = {
 def draw(seed: int, seconds: float, grace_s: float) -> list[Fault]:
     """The faults of one run that lasts `seconds`; the same seed gives the same faults.
 
-    At most one SIGTERM (a server may take half a minute over it) and two outages a run. Pauses between faults are
+    At most one SIGTERM (an aia-v4 server takes half a minute over it) and two outages a run. Pauses between faults are
     often shorter than a recovery, on purpose. The last fault is over before the audio is.
     """
     dice = random.Random(f"faults/{seed}")
@@ -71,20 +76,22 @@ def draw(seed: int, seconds: float, grace_s: float) -> list[Fault]:
         kinds = [kind for kind in _WEIGHTS if drawn.get(kind, 0) < most.get(kind, 99)]
         kind = dice.choices(kinds, [_WEIGHTS[kind] for kind in kinds])[0]
         fault = _one(dice, kind, at, grace_s)
-        if at + fault.seconds > seconds - 2.0:
+        lasts = fault.seconds + (SLOW_BEFORE_S if fault.latency_s else 0.0) + (TERM_S if kind is Kind.TERM else 0.0)
+        if at + lasts > seconds - 2.0:
             return faults
         drawn[kind] = drawn.get(kind, 0) + 1
         faults.append(fault)
-        at += fault.seconds + 0.1 + dice.expovariate(1 / 4.0)
+        at += lasts + 0.1 + dice.expovariate(1 / 4.0)
 
 
 def _one(dice: random.Random, kind: Kind, at: float, grace_s: float) -> Fault:
     at = round(at, 2)
+    slow = dice.choice([0.0, round(dice.uniform(0.05, 0.6), 2)])
     match kind:
         case Kind.RESET:
-            return Fault(at, kind)
+            return Fault(at, kind, latency_s=slow)
         case Kind.REFUSAL:
-            return Fault(at, kind, round(dice.uniform(0.3, grace_s - 2.5), 2))
+            return Fault(at, kind, round(dice.uniform(0.3, grace_s - 2.5), 2), latency_s=slow)
         case Kind.STALL:
             seconds = round(dice.uniform(0.3, grace_s - 1.5), 2)
             return Fault(at, kind, seconds, True, dice.random() < 0.5, dice.random() < 0.5)
@@ -92,6 +99,6 @@ def _one(dice: random.Random, kind: Kind, at: float, grace_s: float) -> Fault:
             seconds = round(dice.uniform(grace_s - 1.5, grace_s + 9.0), 2)
             return Fault(at, kind, seconds, dice.random() < 0.5, True, dice.random() < 0.5)
         case Kind.KILL | Kind.TERM:
-            return Fault(at, kind, round(dice.uniform(0.1, 3.0), 2))
+            return Fault(at, kind, round(dice.uniform(0.1, 3.0), 2), latency_s=slow)
         case Kind.SLOW:
             return Fault(at, kind, round(dice.uniform(1.0, 6.0), 2))

@@ -39,15 +39,19 @@ class Settings:
 
 
 class Stage:
-    """Receiver, proxy and recorder in one folder. An async context manager; afterwards nothing runs any more."""
+    """Receiver, proxy and recorder in one folder. An async context manager; afterwards nothing runs any more.
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    `direct`: the recorder talks to the receiver past the proxy. `token`: what both are given (random by default).
+    """
+
+    def __init__(self, folder: Path, settings: Settings, *, direct: bool = False, token: str = "") -> None:
         self.folder = folder
         self.out = folder / "received"
         self.state = folder / "state"
         self.wire = Wire()
-        self.token = secrets.token_hex(20)
+        self.token = token or secrets.token_hex(20)
         self._settings = settings
+        self._direct = direct
         self._port = ReservedPort()
         folder.mkdir(parents=True, exist_ok=True)
         self.token_file = folder / "token"
@@ -111,7 +115,8 @@ class Stage:
         """Start `edge record` against the proxy."""
         config = self.folder / "edge.toml"
         config.write_text(_toml(self._settings.config))
-        command = [*self._settings.edge_record, "record", "--config", str(config), "--server", self.proxy.url]
+        url = f"http://127.0.0.1:{self._port.number}" if self._direct else self.proxy.url
+        command = [*self._settings.edge_record, "record", "--config", str(config), "--server", url]
         command += ["--token-file", str(self.token_file), "--state", str(self.state), "--source", source, *options]
         self.recorder = Child(name, command, env=self._settings.env, logs=self.folder, cwd=ROOT)
         await self.recorder.start()

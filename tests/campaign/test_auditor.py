@@ -14,10 +14,19 @@ import pytest
 
 from tests.campaign import bounds
 from tests.campaign.audio import Source
-from tests.campaign.audit import Kept, Packet, UnreadableError, audit_packets, audit_samples, parse_packets, ranges
+from tests.campaign.audit import (
+    Kept,
+    Packet,
+    UnreadableError,
+    audit_account,
+    audit_packets,
+    audit_samples,
+    parse_packets,
+    ranges,
+)
 from tests.campaign.bounds import Incident
 from tests.campaign.evidence import kept_packets, stored_recording
-from tests.campaign.schedule import Kind, draw
+from tests.campaign.schedule import TERM_S, Kind, draw
 from tests.campaign.wire import Connection, Passed, Poll, Wire
 
 SOURCE = Source("test", 16000 * 6 + 77)
@@ -359,8 +368,14 @@ class TestEvidence:
     def test_a_stored_recording(self, tmp_path: Path) -> None:
         (tmp_path / "recording").mkdir()
         SOURCE.write(tmp_path / "recording" / "audio.wav")
+        account = {"frames": SOURCE.frames, "gaps": [], "duplicates_ignored": 2, "rate": 16000, "channels": 1}
+        (tmp_path / "recording" / "account.json").write_text(json.dumps(account))
         stored = stored_recording(tmp_path)
         assert (stored.pcm, stored.rate, stored.channels) == (SOURCE.pcm, 16000, 1)
+        assert not audit_account(SOURCE, stored.account, 2)
+        assert audit_account(SOURCE, stored.account, 1)  # more duplicates than were sent
+        assert audit_account(SOURCE, account | {"frames": 5}, 2)
+        assert audit_account(SOURCE, account | {"gaps": [{"position": 7, "frames": 1, "cause": "overflow"}]}, 2)
 
 
 class TestSchedule:
@@ -376,7 +391,7 @@ class TestSchedule:
     def test_faults_are_over_before_the_audio(self) -> None:
         for seed in range(50):
             for fault in draw(seed, 60, 6.0):
-                assert fault.at + fault.seconds < 60
+                assert fault.at + fault.seconds + (TERM_S if fault.kind is Kind.TERM else 0) < 60
 
 
 def test_ranges() -> None:

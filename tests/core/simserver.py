@@ -127,6 +127,11 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """The handshake completed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """A close frame, or 1006: the connection broke."""
 
@@ -135,9 +140,9 @@ class Close:
 
 
 class Wire:
-    """One WebSocket. `to_client` gets dicts and one Close; the server's side is a `Handler`."""
+    """One WebSocket. `to_client` gets Opened, dicts and one Close, Close alone where the handshake fails."""
 
-    def __init__(self, network: Network, to_client: Callable[[Json | Close], None]) -> None:
+    def __init__(self, network: Network, to_client: Callable[[Json | Opened | Close], None]) -> None:
         self.network = network
         self.handler: Handler | None = None
         self._up = Lane(network, self._at_server)
@@ -200,7 +205,7 @@ class Wire:
 
     # --- the server's side ---
 
-    def reply(self, what: Json | Close) -> None:
+    def reply(self, what: Json | Opened | Close) -> None:
         """The server sends a message, or closes."""
         if not self.server_open:
             return
@@ -208,6 +213,10 @@ class Wire:
             self.server_open = False
             self._up.kill()
         self._down.put(what)
+
+    def mute(self) -> None:
+        """What the server sends never arrives."""
+        self._down.kill()
 
     def die(self) -> None:
         """The server's process is gone: the kernel resets the connection."""
@@ -220,7 +229,7 @@ class Wire:
                 self.server_open = False
             self.handler.received(what)
 
-    def _at_client(self, what: Json | Close) -> None:
+    def _at_client(self, what: Json | Opened | Close) -> None:
         if isinstance(what, Close):
             self._client_gone()
             self.server_open = False
@@ -435,27 +444,20 @@ class Server:
 
     # --- sockets ---------------------------------------------------------------------------------------------------
 
-    def connect(
-        self, session_id: str, to_client: Callable[[Json | Close], None], opened: Callable[[Wire | None], None]
-    ) -> Wire:
-        """One handshake. `opened(None)`: it failed at once; never called: it hangs."""
+    def connect(self, session_id: str, to_client: Callable[[Json | Opened | Close], None]) -> Wire:
+        """One handshake; where the network is down it hangs."""
         wire = Wire(self.network, to_client)
-
-        def refused() -> None:
-            wire.abort()
-            opened(None)
 
         def arrive() -> None:
             if not self.network.is_up or not wire.client_open:
                 return
             if not self.is_alive:
-                self.time.after(self.network.latency, refused)
+                wire.reply(Close(1006))
                 return
             if self.faults.loses_next_answer:
                 self.faults.loses_next_answer = False
-                wire._down.kill()
-            else:
-                self.time.after(self.network.latency, lambda: opened(wire) if self.network.is_up else None)
+                wire.mute()
+            wire.reply(Opened())
             self._accept(wire, session_id)
 
         self.time.after(self.network.latency, arrive)
@@ -524,6 +526,7 @@ class PlainServer(Server):
         self.lines: dict[int, bytes] = {}
         self._work: deque[tuple[Session, Segment]] = deque()
         self._is_working = False
+        self._job = 0
 
     def kept(self, seq: int) -> bytes | None:
         return self.lines.get(seq)
@@ -636,9 +639,18 @@ class PlainServer(Server):
         if self._is_working or not self._work:
             return
         self._is_working = True
-        self._later(self.faults.transcribe_s, self._transcribed)
+        self._job += 1
+        job = self._job
+        self._later(self.faults.transcribe_s, lambda: self._transcribed(job))
 
-    def _transcribed(self) -> None:
+    def hurry(self) -> None:
+        """Transcription has a new speed: what is under way starts over with it."""
+        self._is_working = False
+        self._transcribe()
+
+    def _transcribed(self, job: int) -> None:
+        if job != self._job:
+            return
         session, segment = self._work.popleft()
         self._is_working = False
         if segment in session.pending:

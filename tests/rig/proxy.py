@@ -284,9 +284,8 @@ class _Link:
 
     def side_opened(self, side: _Side) -> None:
         """A socket is connected; with the client's, dial the server unless the network is stalled."""
-        if side is self.client:
-            if self._proxy.link_opened(self) and not self.stopped:
-                self._dial()
+        if side is self.client and self._proxy.link_opened(self) and not self.stopped:
+            self._dial()
 
     def _dial(self) -> None:
         self._dialling = asyncio.create_task(self._connect())

@@ -1,0 +1,35 @@
+"""The campaign as CI runs it: a few seeds of each kind of server, and the mutants that must not pass."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.campaign.__main__ import plans, run_all, summary
+from tests.campaign.run import Plan
+
+_JOBS = 6
+_SECONDS = 60.0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_no_frame_is_missing() -> None:
+    results = run_all(plans(range(100, 106), "both", _SECONDS, None), _JOBS)
+    print(summary(results))
+    assert len(results) == 12
+    for result in results:
+        assert not result.problems, "\n".join([result.line, *result.problems])
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_each_mutant_is_found() -> None:
+    mutants = [
+        Plan(100, strict=True, seconds=_SECONDS, mutant="free-at-send"),
+        Plan(100, strict=False, seconds=_SECONDS, mutant="free-at-send"),
+        Plan(100, strict=True, seconds=_SECONDS, mutant="skip-packet"),
+        Plan(100, strict=False, seconds=_SECONDS, mutant="skip-packet"),
+        Plan(100, strict=False, seconds=_SECONDS, mutant="receiver-early-ack"),
+    ]
+    for result in run_all(mutants, _JOBS):
+        assert result.missing_frames, result.line
