@@ -17,7 +17,7 @@ from edge.receiver.config import ReceiverConfig, StrictConfig, Timing
 from edge.receiver.server import Receiver
 
 HELP = "store what recorders send; with --strict-aia, behave like an unmodified aia-v4 server, faults included"
-DEFAULT_PORT = 8700
+DEFAULT_PORT = 8765
 _TOKEN_BYTES = 24
 
 

@@ -130,7 +130,6 @@ class _Run:
             )
         seconds = self._args.seconds
         limit = None if seconds is None else max(1, round(seconds * self._device.audio.rate_hz))
-        self._app.owe_kept(self._screen.tell)
         delivering = asyncio.create_task(self._device.run(self._app.forget), name="deliver")
         showing = asyncio.create_task(self._show(), name="live line")
         lighting = asyncio.create_task(self._device.show(), name="panel")
@@ -138,6 +137,7 @@ class _Run:
         error: EdgeError | None = None
         try:
             recording, _ = await self._device.start(limit)
+            self._app.owe_kept(self._screen.tell)
             error = await self._device.ended()
             if error is not None:
                 self._screen.say(str(error))

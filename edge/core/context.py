@@ -170,10 +170,11 @@ class Context:
     def rest(self, error: EdgeError) -> None:
         """The attempt is over; the retry policy decides when the next one comes."""
         self.end_attempt()
+        self.do(Over(None if self.has_progress else error))
         if isinstance(error, ServerRefused):
             self.failure = error
-        self.do(Over(None if self.has_progress else error))
-        self.note("lost", str(error))
+        else:
+            self.note("lost", str(error))
         self.phase = Phase.FAILED if self.failure is not None else Phase.WAITING
         if self.is_complete:
             self.finish()

@@ -95,6 +95,8 @@ class Face:
             return _error(refused.status, str(refused))
         except web.HTTPException as error:
             return _error(error.status, error.reason)
+        except ConnectionError:
+            return _error(503, "the client is gone")
         except Exception as error:  # noqa: BLE001 - one request must not end the server
             frame = traceback.extract_tb(error.__traceback__)[-1]
             log.error("a request failed: %s at %s:%s", type(error).__name__, frame.filename, frame.lineno)  # noqa: TRY400
@@ -145,6 +147,8 @@ class Face:
         return web.json_response({"exists": True} | status)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
+        if request.transport is None:
+            raise Refused(503, "the client is gone")
         if len(self.sockets) >= self._config.limits.sockets:
             raise Refused(503, "too many sockets")
         socket = Socket(self._config.limits, self._config.timing)

@@ -22,8 +22,10 @@ from edge.receiver.config import ReceiverConfig
 from edge.receiver.durable import DurableBackend
 from edge.receiver.facts import SessionFacts
 from edge.receiver.http import Backend, Face
+from edge.receiver.strict import StrictBackend
 
 _BACKLOG = 128
+_SHUTDOWN_S = 1.0
 _DIRECTORY_MODE = 0o700
 # aiohttp's own loggers quote request lines, and with them tokens.
 _silent = logging.getLogger("edge.receiver.silent")
@@ -35,9 +37,12 @@ class Receiver:
 
     def __init__(self, config: ReceiverConfig) -> None:
         self.config = config
-        self._backend: Backend = DurableBackend(config)
+        strict = config.strict
+        self._backend: Backend = StrictBackend(config, strict) if strict else DurableBackend(config)
         self._face = Face(config, self._backend)
-        self._runner = web.AppRunner(self._face.app, access_log=None, logger=_silent, handle_signals=False)
+        self._runner = web.AppRunner(
+            self._face.app, access_log=None, logger=_silent, handle_signals=False, shutdown_timeout=_SHUTDOWN_S
+        )
         self._socket: sockets.socket | None = None
         self._lock = -1
         self._is_open = False
@@ -85,6 +90,9 @@ class Receiver:
 
     async def terminate(self) -> None:
         """What SIGTERM does before the process ends; leave the context manager afterwards."""
+        if self.config.strict and self.config.strict.faults.lingers_after_term and self._socket is not None:
+            # New connections still complete in the kernel's queue, but nobody serves them (trap 7).
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
         await self._backend.linger()
 
     async def kill(self) -> None:
@@ -123,6 +131,8 @@ class Receiver:
 
     async def _clean_up(self) -> None:
         self._is_open = False
+        if self.config.strict:
+            self.drop_sockets()
         for socket in list(self._face.sockets):
             socket.close(1001, "receiver stopped")
         if self._runner.server is not None:

@@ -279,7 +279,7 @@ class Session:
         self.is_flushing = False
         self.rejected = 0
         self.dispatched: list[list[int]] = []
-        self.was_attached = False
+        self.has_audio = False
         self.flushed: list[Callable[[], None]] = []
 
 
@@ -538,7 +538,6 @@ class PlainServer(Server):
     def attached(self, handler: Handler) -> None:
         session, old = handler.session, handler.session.registered
         session.registered = handler
-        session.was_attached = True
         session.detached_at = None
         if old is not None:
             if old.wire.is_half_open:
@@ -807,8 +806,8 @@ class AckServer(Server):
         if kind == "ping":
             handler.wire.reply({"type": "pong"})
         elif kind == "init":
-            if session.has_init or message.get("acks") is not True:
-                raise Misuse("init must come once and confirm the acks")
+            if session.has_audio or message.get("acks") is not True:
+                raise Misuse("init must come before audio and confirm the acks")
             session.has_init = True
         elif kind == "gap":
             if message["before_seq"] > store.next_seq:
@@ -831,6 +830,7 @@ class AckServer(Server):
             return
         if not session.has_init:
             raise Misuse("a packet before init")
+        session.has_audio = True
         store = self.stores[session.recording]
         if packet.seq > store.next_seq:
             raise Misuse(f"packet {packet.seq} where {store.next_seq} is due")

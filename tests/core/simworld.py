@@ -364,6 +364,8 @@ class World:
         """No more faults: everything must arrive, within bounds."""
         faults = self.faults
         faults.transcribe_s = min(faults.transcribe_s, 0.5)
+        faults.max_pending = 20
+        self.network.latency = 0.01
         if isinstance(self.server, PlainServer):
             self.server.hurry()
         faults.is_token_bad = faults.is_http_dead = faults.is_start_refused = faults.loses_next_answer = False
