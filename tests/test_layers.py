@@ -34,7 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "client": {"sources", "adapters", "runtime", "config", "settings", "core", "errors"},
     # The commands, the only ones who know the receiver.
     "cli": {
-        "cli", "app", "client", "sources", "receiver", "adapters", "runtime", "config", "settings", "core", "errors",
+        "__init__", "cli", "app", "client", "sources", "receiver", "adapters", "runtime", "config", "settings",
+        "core", "errors",
     },
     "__main__": {"cli"},
     "__init__": {"client"},
@@ -176,13 +177,17 @@ def test_the_checks_see_a_break(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setitem(modules(), "core.bad", bad)
     monkeypatch.setitem(modules(), "adapters.bad", bad)
     monkeypatch.setitem(modules(), "receiver.bad", bad)
-    assert wrong_ways() == [
+    # Whatever else may be wrong is the other tests' matter.
+    ways, core, libraries = (
+        [line for line in lines if ".bad:" in line] for lines in (wrong_ways(), wrong_in_core(), wrong_libraries())
+    )
+    assert ways == [
         "core.bad:1 imports edge.receiver",
         "adapters.bad:1 imports edge.receiver",
         "receiver.bad:3 imports edge.core.ring",
     ]
-    assert wrong_in_core() == ["core.bad:3 imports threading", "core.bad:3 imports aiohttp"]
-    assert wrong_libraries() == ["core.bad:3 imports aiohttp", "adapters.bad:3 imports aiohttp"]
+    assert core == ["core.bad:3 imports threading", "core.bad:3 imports aiohttp"]
+    assert libraries == ["core.bad:3 imports aiohttp", "adapters.bad:3 imports aiohttp"]
 
 
 @pytest.mark.parametrize("command", ["record", "devices", "check-config"])

@@ -70,6 +70,8 @@ async def _begin(stage: Stage, course: Course) -> None:
     story.now = "A receiver starts on this machine. Between it and the recorder is a proxy that can cut the way."
     await stage.receiver.start()
     story.say(Actor.DEMO, f"receiver started; sessions survive {course.grace_s:g} s without a connection")
+    if stage.withheld is not None:
+        story.say(Actor.DEMO, f"SABOTAGE: of packet {stage.withheld} only one frame will be sent; the audit must fail")
     story.now = "RECORD is pressed. Real speech first, then quiet noise that shows its place."
     await stage.press_record()
     await _comes("the recording", stage.is_begun.wait())
@@ -82,7 +84,7 @@ async def _begin(stage: Stage, course: Course) -> None:
 
 
 async def _cut(stage: Stage, course: Course) -> None:
-    story = stage.story
+    story, known = stage.story, stage.sessions
     story.now = f"The network is cut for {course.cut_s:g} s. The recording goes on, into memory."
     story.say(Actor.DEMO, f"network cut for {course.cut_s:g} s; recorder and receiver live on")
     story.outage("network cut")
@@ -92,12 +94,12 @@ async def _cut(stage: Stage, course: Course) -> None:
     story.outage_ends()
     story.say(Actor.DEMO, "network back")
     story.now = "The network is back. The recorder returns by itself to the session that it had."
-    await _back(stage)
+    await _back(stage, known)
     await asyncio.sleep(course.between_s)
 
 
 async def _kill(stage: Stage, course: Course) -> None:
-    story = stage.story
+    story, known = stage.story, stage.sessions
     story.now = "The receiver is killed (SIGKILL) and started again: it has forgotten its sessions, not the audio."
     story.say(Actor.DEMO, "receiver killed by SIGKILL")
     story.outage("receiver killed")
@@ -106,15 +108,17 @@ async def _kill(stage: Stage, course: Course) -> None:
     await stage.receiver.start()
     story.outage_ends()
     story.say(Actor.DEMO, "receiver started again, on the same port and folder")
-    await _back(stage)
+    await _back(stage, known)
     await asyncio.sleep(course.between_s)
 
 
 async def _outage(stage: Stage, course: Course) -> None:
-    story = stage.story
-    story.now = f"The network is cut for {course.outage_s:g} s: the session dies, its grace window is {course.grace_s:g} s."
+    story, known = stage.story, stage.sessions
+    story.now = (
+        f"The network is cut for {course.outage_s:g} s: the session dies, its grace window is {course.grace_s:g} s."
+    )
     story.say(Actor.DEMO, f"network cut for {course.outage_s:g} s, longer than the grace window")
-    story.outage("network cut beyond grace")
+    story.outage("network cut, longer than grace")
     stage.proxy.cut()
     await asyncio.sleep(course.outage_s)
     await stage.proxy.mend()
@@ -122,7 +126,7 @@ async def _outage(stage: Stage, course: Course) -> None:
     story.say(Actor.DEMO, "network back")
     story.now = "The network is back. RETRY need not be pressed; it only ends the wait before the next attempt."
     await stage.press_retry()
-    await _back(stage)
+    await _back(stage, known)
     story.now = "What waited in memory was delivered in one go. Some more seconds of the usual."
     await asyncio.sleep(course.last_s)
 
@@ -134,17 +138,16 @@ async def _end(stage: Stage, course: Course) -> None:
     await _comes("the end of the recording", stage.is_ended.wait())
     if stage.error is not None:
         raise stage.error
-    await _comes("the delivery", stage.delivered())
+    await _comes("the delivery", stage.device.delivered())
     story.say(Actor.RECORDER, "the recording has ended, and all of it is delivered")
     story.now = "The receiver closes its files. Then the audit compares them with the source."
     await stage.receiver.end()
 
 
-async def _back(stage: Stage) -> None:
-    """Wait until audio flows again, and say how."""
-    known = len(stage.sessions)
+async def _back(stage: Stage, known: list[str]) -> None:
+    """Wait until audio flows again, and say how; `known` are the sessions of before."""
     await _comes("the connection", stage.connected())
-    how = "the same session" if len(stage.sessions) == known else "a follow-on session"
+    how = "the same session" if stage.sessions == known else "a follow-on session"
     stage.story.say(Actor.RECORDER, f"connected again: {how}, {stage.sessions[-1]}")
 
 

@@ -10,6 +10,7 @@ import struct
 HOST = "127.0.0.1"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _CHUNK = 1 << 16
+_END_S = 2.0
 
 
 class ReservedPort:
@@ -59,10 +60,8 @@ class CuttableProxy:
     async def close(self) -> None:
         """The end: nothing listens, nothing runs any more."""
         self.cut()
-        for link in self._links:
-            link.cancel()
         if self._links:
-            await asyncio.wait(self._links)
+            await asyncio.wait(self._links, timeout=_END_S)
         self._port.close()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,6 +73,8 @@ class CuttableProxy:
         try:
             far_reader, far = await asyncio.open_connection(HOST, self._target)
             self._writers.add(far)
+            if self._server is None:  # cut meanwhile
+                raise ConnectionResetError
             async with asyncio.TaskGroup() as both:
                 both.create_task(_pass_on(reader, far))
                 both.create_task(_pass_on(far_reader, writer))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 import os
 import random
 import sys
@@ -30,10 +31,19 @@ def speech() -> bytes:
     return b""
 
 
+def tone(seconds: float) -> bytes:
+    """A sine of 440 Hz, where there is no speech."""
+    samples = array.array("h", (round(4000 * math.sin(math.tau * 440 * n / RATE_HZ)) for n in range(RATE_HZ)))
+    return _little_endian(samples) * math.ceil(seconds)
+
+
 def noise(seconds: float) -> bytes:
     """Quiet noise, the same each time."""
     samples = array.array("h", random.Random(_SEED).randbytes(int(seconds * RATE_HZ) * FRAME_BYTES))
-    samples = array.array("h", [sample >> _NOISE_SHIFT for sample in samples])
+    return _little_endian(array.array("h", [sample >> _NOISE_SHIFT for sample in samples]))
+
+
+def _little_endian(samples: array.array[int]) -> bytes:
     if sys.byteorder == "big":
         samples.byteswap()
     return samples.tobytes()

@@ -46,14 +46,16 @@ class Settings:
 class Stage:
     """An async context manager: inside, the proxy passes and the Device lives; afterwards nothing runs any more."""
 
-    def __init__(self, settings: Settings, story: Story) -> None:
+    def __init__(self, settings: Settings, state: StateDirectory, story: Story) -> None:
         from gpiozero.pins.mock import MockFactory
 
         self.story = story
+        self._stack = contextlib.AsyncExitStack()
         self.recording: Recording | None = None
         self.emitted = 0  # frames that the source gave, once the recording has ended
         self.error: EdgeError | None = None
         self.pressed = ""
+        self.withheld = settings.withheld
         self.is_begun = asyncio.Event()
         self.is_ended = asyncio.Event()
         self._settings = settings
@@ -76,28 +78,35 @@ class Stage:
         )
         self._pins = MockFactory()
         self._panel = GpioPanel(PINS, self._pins)
-        self._state = StateDirectory(settings.private / "state")
-        with self._state:
-            self._app = app.build(loaded, self._state, self._tell, "realtime", self._panel)
+        self._app = app.build(loaded, state, self._tell, "realtime", self._panel)
         self.device = self._app.device
         self._is_connected = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        self._panel.on_press(
-            lambda: loop.call_soon_threadsafe(self._record_pressed),
-            lambda: loop.call_soon_threadsafe(self.device.retry_now, "RETRY was pressed"),
-        )
-        self._state.__enter__()
-        await self.proxy.mend()
-        self._task(self.device.run())
-        self._task(self.device.show())
+        self._loop = asyncio.get_running_loop()
+        self._panel.on_press(self._in_loop(self._record_pressed), self._in_loop(self._retry_pressed))
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(self.receiver.close)
+            stack.push_async_callback(self.proxy.close)
+            stack.push_async_callback(self.receiver.end)
+            stack.push_async_callback(self._app.server.close)
+            stack.callback(self._pins.close)
+            stack.callback(self._panel.close)
+            stack.push_async_callback(self._end)
+            await self.proxy.mend()
+            self._task(self.device.run())
+            self._task(self.device.show())
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._stack.aclose()
+
+    async def _end(self) -> None:
+        """Stop what still records, then everything that runs."""
         self.device.stop()
         if self.is_begun.is_set():
             with contextlib.suppress(TimeoutError):
@@ -107,13 +116,6 @@ class Stage:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        self._panel.close()
-        self._pins.close()
-        await self._app.server.close()
-        await self.receiver.end()
-        await self.proxy.close()
-        self.receiver.close()
-        self._state.__exit__(None, None, None)
 
     # --- what a person does ------------------------------------------------------------------------------------------
 
@@ -143,16 +145,13 @@ class Stage:
         """Wait until audio can flow."""
         await self._is_connected.wait()
 
-    async def delivered(self) -> None:
-        """Wait until nothing is owed. Raises where the delivery broke."""
-        await self.device.delivered()
-
     def status(self) -> Status:
         """The Device now; also a point of both curves."""
         recording = self.recording
         if recording is not None:
             seconds = recording.audio.seconds
-            self.story.sample(seconds(recording.ledger.expected), seconds(recording.ledger.delivered_frames))
+            ledger, session = recording.ledger, self.sessions[-1] if self.sessions else ""
+            self.story.sample(seconds(ledger.expected), seconds(ledger.delivered_frames), session)
         return self.device.status()
 
     @property
@@ -170,6 +169,17 @@ class Stage:
                 self._is_connected.clear()
         self.story.tell(happening)
 
+    def _in_loop(self, function: Callable[[], None]) -> Callable[[], None]:
+        """`function`, callable from a thread of the pin library."""
+
+        def call() -> None:
+            self._loop.call_soon_threadsafe(function)
+
+        return call
+
+    def _retry_pressed(self) -> None:
+        self.device.retry_now("RETRY was pressed")
+
     def _record_pressed(self) -> None:
         if self.device.is_recording:
             self.device.stop()
@@ -186,8 +196,8 @@ class Stage:
             self.is_ended.set()
             return
         counter = ReadCounter(self._settings.source)
-        if self._settings.withheld is not None:
-            recording.wire = withholding(recording.wire, recording.audio, self._settings.withheld)
+        if self.withheld is not None:
+            recording.wire = withholding(recording.wire, recording.audio, self.withheld)
         self.recording = recording
         self.is_begun.set()
         try:
@@ -212,7 +222,7 @@ class Stage:
 
 
 def withholding(wire: Callable[[int], bytes], audio: AudioFormat, seq: int) -> Callable[[int], bytes]:
-    """`wire`, but of packet `seq` only the first frame goes out: the receiver takes it, and misses the rest unawares."""
+    """`wire`, but of packet `seq` only one frame goes out: the receiver takes it, and misses the rest unawares."""
 
     def thinned(number: int) -> bytes:
         packet = wire(number)

@@ -1,4 +1,4 @@
-"""What happened in a demo and when: events, outages, and the two curves. The screen and the picture are drawn from it."""
+"""What happened in a demo and when: events, outages, the two curves. Screen and picture are drawn from it."""
 
 from __future__ import annotations
 
@@ -41,15 +41,17 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Where the recording stood `at` seconds after the demo began: seconds of audio."""
+    """Where the recording stood `at` seconds after the demo began: seconds of audio, and the session (short)."""
 
     at: float
     captured: float
     delivered: float
+    session: str
 
 
 # What the recorder says and the demo repeats. The rest is on the screen anyhow, or said in the demo's own words.
 _REPEATED = {"woken", "gap", "overflow", "warning", "orphan", "takeover", "session-gone", "server-stopping", "refused"}
+_STILL_LOST = "the server cannot be reached"  # no news while it was cut off by the demo itself
 
 
 @dataclass(slots=True)
@@ -90,9 +92,9 @@ class Story:
         if self.is_cut:
             self.outages[-1].end = self.clock
 
-    def sample(self, captured: float, delivered: float) -> None:
+    def sample(self, captured: float, delivered: float, session: str) -> None:
         """One point of both curves."""
-        self.samples.append(Sample(self.clock, captured, delivered))
+        self.samples.append(Sample(self.clock, captured, delivered, session))
 
     def tell(self, happening: Happening) -> None:
         """What the recorder says. A failure is an event once, not at every attempt."""
@@ -101,7 +103,7 @@ class Story:
                 self.attempt = happening.text
             case "connected":
                 self.attempt = self._last_loss = ""
-            case "lost" if happening.text != self._last_loss:
+            case "lost" if happening.text != self._last_loss and not happening.text.startswith(_STILL_LOST):
                 self._last_loss = happening.text
                 self.say(Actor.RECORDER, happening.text)
             case kind if kind in _REPEATED:

@@ -98,8 +98,6 @@ class Receiver:
     async def kill(self) -> None:
         """End as a crash would: nothing more is said or stored. The context manager's exit has nothing left to do."""
         self.drop_sockets()
-        if self._socket is not None:
-            self._socket.close()
         await self._backend.abort()
         await self._clean_up()
 

@@ -13,24 +13,29 @@ Item = str | tuple[int, int]
 
 
 class Channel:
-    """Dials once, then reads until the socket ends. `report` gets the handshake (True), messages, and how it ended.
+    """Dials once, then reads until the socket ends. `report` gets the handshake (True), messages, and how it ended;
+    `fail` a packet that cannot be made.
 
     Packets are queued as numbers and become bytes when their turn comes, so the queue holds no audio. The session
-    bounds what is queued by the bound on what is unconfirmed.
+    bounds what is queued by the bound on what is unconfirmed. `wire` returns nothing for a packet that the server turned
+    out to have: an earlier socket may have brought it.
     """
 
     def __init__(
         self,
         wire: Callable[[int], bytes],
         report: Callable[[bool | JsonObject | Closed | EdgeError], None],
+        fail: Callable[[EdgeError], None],
     ) -> None:
         self._wire = wire
         self._report = report
+        self._fail = fail
         self._items: deque[Item] = deque()
         self._has_items = asyncio.Event()
         self._socket: Socket | None = None
         self._is_left = False
         self._task: asyncio.Task[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
         self._after: asyncio.Task[None] | None = None
 
     def open(self, dial: Dialer, session_id: str, after: asyncio.Task[None] | None) -> None:
@@ -49,6 +54,8 @@ class Channel:
         return asyncio.create_task(self._close(abort), name="socket-close")
 
     async def _close(self, abort: bool) -> None:
+        if self._writer is not None:
+            self._writer.cancel()
         if self._socket is not None:
             if abort:
                 self._socket.abort()
@@ -72,7 +79,7 @@ class Channel:
             self._tell(Unreachable(f"connecting failed: {type(error).__name__}"))
             return
         self._tell(True)
-        writer = asyncio.create_task(self._write(self._socket), name="socket-write")
+        writer = self._writer = asyncio.create_task(self._write(self._socket), name="socket-write")
         try:
             while not isinstance(message := await self._socket.receive(), Closed):
                 self._tell(message)
@@ -94,12 +101,16 @@ class Channel:
                         await socket.send(item)
                     else:
                         for seq in range(item[0], item[1] + 1):
-                            await socket.send(self._wire(seq))
+                            packet = self._wire(seq)
+                            if packet:
+                                await socket.send(packet)
         except EdgeError as error:
-            self._tell(error)
-            socket.abort()
+            if not self._is_left:
+                self._fail(error)
         except ConnectionError:
             pass  # the reader reports how the socket ended
+        except Exception:
+            socket.abort()  # so that the reader does
 
     def _tell(self, what: bool | JsonObject | Closed | EdgeError) -> None:
         if not self._is_left:

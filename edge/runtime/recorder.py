@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import math
 import sys
 import time
@@ -22,13 +23,14 @@ OVERFLOW = "overflow"
 SILENCE_DBFS = -120.0
 _FULL_SCALE = 32768
 _LEVEL_S = 0.1
+_ROOM = 0.1  # so much of a full ring is free again before the overflow counts as over
 
 
 class Recorder:
     """Owns the capture of one recording and keeps its account, in the loop.
 
-    `on_supply` is called when packets were completed and when the recording has ended; `tell(kind, text)` says the
-    edges of loss. `limit_frames` ends the recording by itself.
+    `on_supply` is called when packets were completed and when the recording has ended, then `on_end`; `tell(kind, text)`
+    says the edges of loss. `limit_frames` ends the recording by itself.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Recorder:
         packet_frames: int,
         settings: JsonObject,
         on_supply: Callable[[], None],
+        on_end: Callable[[], None],
         tell: Callable[[str, str], None],
         limit_frames: int | None = None,
     ) -> None:
@@ -55,9 +58,11 @@ class Recorder:
         )
         self._ring = ring
         self._on_supply = on_supply
+        self._on_end = on_end
         self._tell = tell
         self._is_overflowing = False
         self._capture = Capture(source, ring, self._account, limit_frames)
+        self._capture.ended.add_done_callback(lambda _: self._end())
 
     async def start(self) -> SourceInfo:
         """Open the source and begin. Raises MicrophoneError; then nothing was recorded."""
@@ -67,17 +72,19 @@ class Recorder:
         return await self._capture.opened
 
     def stop(self) -> None:
-        """End after the read that is under way."""
+        """End after the read that is under way; a source that does not come back from it is given up."""
         self._capture.stop()
 
     async def ended(self) -> EdgeError | None:
         """Wait for the end of capture: None where it was wanted, else what took the microphone away."""
-        error = await self._capture.ended
+        await asyncio.wait([self._capture.ended])
+        return self._capture.ended.result()
+
+    def _end(self) -> None:
         self._account()
-        if not self.recording.ledger.ended:
-            self.recording.ledger.end()
-            self._on_supply()
-        return error
+        self.recording.ledger.end()
+        self._on_supply()
+        self._on_end()
 
     def level_dbfs(self) -> float:
         """RMS of the last 100 ms, all channels together; -120 stands for silence and for nothing."""
@@ -112,15 +119,17 @@ class Recorder:
                 ledger.capture(finding.stored)
             if finding.refused:
                 ledger.gap(finding.refused, OVERFLOW)
-            refused = finding.refused
-        self._say_overflow(bool(refused))
+                refused += finding.refused
+        self._say_overflow(refused)
         if ledger.last > last:
             self._on_supply()
 
-    def _say_overflow(self, is_overflowing: bool) -> None:
-        if is_overflowing and not self._is_overflowing:
+    def _say_overflow(self, refused: int) -> None:
+        """The edges only: a ring that is given back packet by packet may refuse every other block."""
+        if refused and not self._is_overflowing:
+            self._is_overflowing = True
             self._tell(OVERFLOW, "the memory is full: new audio is being lost until the server takes what is kept")
-        elif self._is_overflowing and not is_overflowing:
+        elif self._is_overflowing and self._ring.free_frames >= _ROOM * self._ring.capacity_frames:
+            self._is_overflowing = False
             lost = self.recording.audio.seconds(self.recording.ledger.lost[OVERFLOW])
-            self._tell(OVERFLOW, f"recording goes on; {lost:.1f} s were lost in all")
-        self._is_overflowing = is_overflowing
+            self._tell(OVERFLOW, f"the memory has room again; {lost:.1f} s were lost in all")

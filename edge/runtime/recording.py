@@ -26,6 +26,11 @@ class Recording:
     session_ids: list[str] = field(default_factory=list)
     reconnects: int = 0
 
+    @property
+    def is_whole(self) -> bool:
+        """True once it has ended and each of its packets is delivered."""
+        return self.ledger.ended and self.ledger.delivered == self.ledger.last
+
     def account(self) -> JsonObject:
         """The recording in frames, as `edge record --json` prints it."""
         ledger = self.ledger

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
@@ -104,8 +105,9 @@ class Uplink:
             self._feed(events.Supplied())
 
     def retry_now(self, reason: str) -> None:
-        """Try at once instead of waiting; attempts count from 1 again."""
-        self._wake.now(reason)
+        """Try at once instead of waiting; attempts count from 1 again. During an attempt: as soon as that fails."""
+        if self._state is not State.CONNECTED:
+            self._wake.now(reason)
 
     async def refused(self) -> None:
         """Wait until the server has refused something that only a person can change."""
@@ -128,7 +130,8 @@ class Uplink:
         finally:
             trying.cancel()
             await self._let_go()
-            self._broken.cancel()
+            if not self._broken.cancel():
+                self._broken.exception()  # known by now, or the cause of what is cancelled anyway
             self._session = self._recording = None
             self._show(State.DISCONNECTED)
 
@@ -169,8 +172,10 @@ class Uplink:
             return
         spacing = self._attempted_at + self._retry.initial_delay - self._clock()
         if spacing > 0:  # a server that takes a packet and hangs up must not be dialled in a tight loop
-            self._wake.forget()
             await self._wake.sleep(spacing)
+            if not session.wants_attempt:  # the recording ended meanwhile, and nothing of it was left
+                return
+        self._wake.forget()
         self._attempted_at = self._clock()
         over = self._over = asyncio.get_running_loop().create_future()
         self._feed(events.Attempted())
@@ -194,7 +199,6 @@ class Uplink:
         if session is not None and session.phase is Phase.WAITING and number >= self._retry.max_attempts:
             error = state.outcome.exception() if state.outcome else None
             self._feed(events.GaveUp(f"{error} ({number} attempts)"))
-        self._wake.forget()
         delay = state.next_action.sleep if state.next_action else 0.0
         text = f"attempt {number + 1} in {delay:.1f} s"
         self._tell(Happening("waiting", text, {"attempt": number + 1, "delay_s": delay}))
@@ -217,7 +221,10 @@ class Uplink:
             for effect in session.tick(now) if event is None else session.handle(event, now):
                 self._perform(effect, session)
         except EdgeError as error:
-            self._broken.set_exception(error)
+            self._break(error)
+            return
+        except Exception as error:  # whoever fed the event could do nothing about it
+            self._break(InternalError(f"delivery failed: {type(error).__name__} at {_place(error)}"))
             return
         if self._recording is not None:
             self._recording.session_ids[:] = session.session_ids
@@ -228,6 +235,11 @@ class Uplink:
         self._moved_outside.set()
         if session.phase is Phase.DONE:
             self._wake.now("all is delivered")
+
+    def _break(self, error: EdgeError) -> None:
+        """End the delivery under way with `error`: a bug, or packets that cannot be read any more."""
+        if self._broken is not None and not self._broken.done():
+            self._broken.set_exception(error)
 
     def _show(self, state: State) -> None:
         if state is not self._state:
@@ -285,7 +297,12 @@ class Uplink:
 
     def _open(self, session_id: str, number: int) -> None:
         closing = self._closing if self._channel is None else self._channel.leave(abort=True)
-        self._channel = Channel(self._current_recording.wire, lambda what: self._reported(what, number))
+        recording = self._current_recording
+
+        def wire(seq: int) -> bytes:
+            return recording.wire(seq) if seq > recording.ledger.delivered else b""
+
+        self._channel = Channel(wire, lambda what: self._reported(what, number), self._break)
         self._channel.open(self._dial, session_id, closing)
 
     def _reported(self, what: bool | JsonObject | Closed | EdgeError, number: int) -> None:
@@ -293,9 +310,6 @@ class Uplink:
             self._feed(events.Opened(number))
         elif isinstance(what, Closed):
             self._feed(events.SocketClosed(number, what.code, what.reason))
-        elif isinstance(what, InternalError):
-            if self._broken is not None and not self._broken.done():
-                self._broken.set_exception(what)
         elif isinstance(what, EdgeError):
             self._feed(events.Failed(number, what))
         elif isinstance(what, dict):
@@ -312,24 +326,35 @@ class Uplink:
     async def _start(self, settings: JsonObject, number: int) -> events.Event:
         try:
             return events.Started(number, await self._server.start(settings))
-        except EdgeError as error:
-            return events.Failed(number, error)
+        except Exception as error:
+            return events.Failed(number, _failure(error))
 
     async def _stop(self, session_id: str, number: int) -> events.Event:
         try:
             await self._server.stop(session_id)
-        except EdgeError as error:
-            return events.Failed(number, error)
+        except Exception as error:
+            return events.Failed(number, _failure(error))
         return events.Stopped(number)
 
     async def _poll(self, session_id: str, poll: Poll | None, number: int) -> events.Event:
         try:
             status = await self._server.status(session_id)
-        except Unreachable:
-            return events.Polled(number, poll, answered=False)
-        except EdgeError as error:
-            self._tell(Happening("refused", str(error)))
+        except Exception as error:
+            failure = _failure(error)
+            if not isinstance(failure, Unreachable):
+                self._tell(Happening("refused", str(failure)))
             return events.Polled(number, poll, answered=False)
         return events.Polled(
             number, poll, True, status.exists, status.connected, status.pending_segments, status.max_pending
         )
+
+
+def _failure(error: Exception) -> EdgeError:
+    """What a request failed with. Whatever a library raises there is no reason to lose audio."""
+    return error if isinstance(error, EdgeError) else Unreachable(f"a request failed: {type(error).__name__}")
+
+
+def _place(error: Exception) -> str:
+    """Where it was raised; its text may hold anything."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"

@@ -18,7 +18,7 @@ def plans(seeds: range, mode: str, seconds: float, mutant: str | None) -> list[P
     return [Plan(seed, strict, seconds, mutant) for seed in seeds for strict in modes]
 
 
-def run_all(wanted: Iterable[Plan], jobs: int) -> list[Result]:
+def run_all(wanted: Iterable[Plan], jobs: int, *, keep: bool = False) -> list[Result]:
     """Run them, `jobs` at a time, and print a line for each as it ends."""
     wanted = list(wanted)
     for plan in wanted:
@@ -26,7 +26,7 @@ def run_all(wanted: Iterable[Plan], jobs: int) -> list[Result]:
         print(f"{plan.name}: segments of {plan.segment_ms} ms; faults: {schedule}", flush=True)
     results = []
     with ProcessPoolExecutor(max_workers=jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(run, plan): plan for plan in wanted}
+        futures = {pool.submit(run, plan, keep): plan for plan in wanted}
         for future in as_completed(futures):
             result = future.result()
             results.append(result)
@@ -62,10 +62,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=75.0, help="audio of each run (default 75)")
     parser.add_argument("--jobs", type=int, default=6, help="runs at the same time (default 6)")
     parser.add_argument("--mutant", help="a fault to plant, by its name in tests/campaign/mutants.py")
+    parser.add_argument("--keep", action="store_true", help="keep the folders of good runs, too")
     args = parser.parse_args(argv)
     first, colon, last = args.seeds.partition(":")
     seeds = range(int(first), int(last) if colon else int(first) + 1)
-    results = run_all(plans(seeds, args.mode, args.seconds, args.mutant), args.jobs)
+    results = run_all(plans(seeds, args.mode, args.seconds, args.mutant), args.jobs, keep=args.keep)
     print(summary(results))
     return 1 if any(result.problems for result in results) else 0
 

@@ -16,7 +16,7 @@ and that connection's opening. Where several lie there, they share one allowance
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tests.campaign.audio import Source
@@ -39,6 +39,7 @@ class Incident:
     allowed: int = 0
     in_flight: int = 0
     repeated: int = 0
+    died: int = 0  # what the server had, uncut or pending, and never transcribed
     detail: str = ""
 
 
@@ -110,6 +111,17 @@ def open_audio(source: Source, wire: Wire, at: float, segment_ms: int) -> int:
             repeated = sum(_unconfirmed_packets(c, at) for c in connections if c.closed_at and c.closed_at < at)
             delivered = max(delivered, sure_cut(max(0, proved), repeated, first, every))
     return (highest - begin + 1 - delivered) * source.packet_frames
+
+
+def died(source: Source, wire: Wire, at: float, kept: Mapping[str, int]) -> int:
+    """Frames of the session of that moment that were sent by `at` and not kept: `kept` has each session's last packet."""
+    carrying = [connection for connection in wire.connections if connection.sent_by(at)]
+    if not carrying:
+        return 0
+    session = carrying[-1].session
+    highest = max(c.sent[c.sent_by(at) - 1].seq for c in carrying if c.session == session)
+    first = min(c.sent[0].seq for c in carrying if c.session == session)
+    return max(0, highest - kept.get(session, first - 1)) * source.packet_frames
 
 
 def _confirmed_seq(connections: Sequence[Connection], at: float) -> int:

@@ -224,7 +224,7 @@ def _judge_account(plan: Plan, stage: Stage, recorder: Child, result: Result) ->
 def _judge_evidence(plan: Plan, stage: Stage, incidents: list[Incident], result: Result) -> None:
     source, wire = plan.source, stage.wire
     try:
-        kept, carried, sessions = _evidence(plan, stage)
+        kept, carried, sessions = _evidence(plan, stage, incidents)
     except (UnreadableError, OSError, ValueError, KeyError) as error:
         result.problems.append(f"no evidence: {type(error).__name__}: {error}")
         result.missing_frames = source.frames
@@ -252,12 +252,16 @@ def _judge_evidence(plan: Plan, stage: Stage, incidents: list[Incident], result:
         result.problems.append(f"{result.peak_unconfirmed_s:.1f} s of audio unconfirmed at once")
 
 
-def _evidence(plan: Plan, stage: Stage) -> tuple[Kept, list[bounds.Carried], int]:
+def _evidence(plan: Plan, stage: Stage, incidents: list[Incident]) -> tuple[Kept, list[bounds.Carried], int]:
     if plan.strict:
         sessions = kept_packets(stage.out)
         kept = audit_packets(plan.source, sessions)
         carried, problems = bounds.carried_kept(stage.wire, kept.repeats)
         kept.problems += problems
+        last_kept = {session: max(packet.seq for packet in packets) for session, packets in sessions if packets}
+        for incident in incidents:
+            if incident.kind in (Kind.KILL, Kind.TERM):
+                incident.died = bounds.died(plan.source, stage.wire, incident.begun_at, last_kept)
         return kept, carried, len(sessions)
     stored = stored_recording(stage.out)
     kept = audit_samples(plan.source, stored.pcm, stored.rate, stored.channels)
@@ -310,12 +314,12 @@ def _report(
     }
 
 
-def run(plan: Plan) -> Result:
-    """A run in a fresh folder; that of a failed run goes to out/campaign/."""
+def run(plan: Plan, keep: bool = False) -> Result:
+    """A run in a fresh folder; that of a failed run goes to out/campaign/, with `keep` any."""
     with tempfile.TemporaryDirectory(prefix=f"campaign-{plan.name}-") as name:
         folder = Path(name) / "run"
         result = asyncio.run(perform(plan, folder))
-        if result.problems:
+        if result.problems or keep:
             kept = ARTIFACTS / plan.name
             shutil.rmtree(kept, ignore_errors=True)
             kept.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "connection": {
         "initial_reconnect_delay": 0.2,
         "max_reconnect_delay": 0.5,
-        "max_reconnect_attempts": 3,
+        "max_reconnect_attempts": 1000,
         "connection_timeout": 5.0,
         "grace_window": 6.0,
     },

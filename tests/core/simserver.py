@@ -145,6 +145,7 @@ class Wire:
     def __init__(self, network: Network, to_client: Callable[[Json | Opened | Close], None]) -> None:
         self.network = network
         self.handler: Handler | None = None
+        self.notice_s: float | None = None
         self._up = Lane(network, self._at_server)
         self._down = Lane(network, self._at_client)
         self._to_client = to_client
@@ -185,8 +186,9 @@ class Wire:
         if self.client_open:
             self._client_gone()
             self._up.kill()
-            if self.network.is_up:
-                self.network.time.after(self.network.latency, lambda: self._at_server(Close(1006)))
+            notice_s = self.network.latency if self.network.is_up else self.notice_s
+            if notice_s is not None:
+                self.network.time.after(notice_s, lambda: self._at_server(Close(1006)))
 
     def _client_gone(self) -> None:
         self.client_open = False
@@ -245,6 +247,9 @@ class Faults:
     cleanup_s: float = 0.5  # from the end of a handler to its detaching whatever is registered (trap 1)
     is_token_bad: bool = False
     is_http_dead: bool = False
+    http_slow_in_s: float = 0.0  # a request on its way
+    http_slow_out_s: float = 0.0  # an answer on its way
+    notice_s: float | None = None  # after a reset that never arrived the server finds out by itself; None: never
     is_start_refused: bool = False
     says_resumed: bool = False
     loses_next_answer: bool = False  # of a handshake, or of an HTTP request
@@ -396,7 +401,7 @@ class Server:
             if self.faults.loses_next_answer:
                 self.faults.loses_next_answer = False
             elif self.network.is_up:
-                self.time.after(self.network.latency, lambda: once(what))
+                self.time.after(self.network.latency + self.faults.http_slow_out_s, lambda: once(what))
 
         def arrive() -> None:
             if not self.network.is_up or self.faults.is_http_dead or self.is_terminating:
@@ -408,7 +413,7 @@ class Server:
             else:
                 self._serve(request, back)
 
-        self.time.after(self.network.latency, arrive)
+        self.time.after(self.network.latency + self.faults.http_slow_in_s, arrive)
         self.time.after(timeout_s, lambda: once(None))
 
     def _serve(self, request: Json, back: Callable[[Json], None]) -> None:
@@ -447,6 +452,7 @@ class Server:
     def connect(self, session_id: str, to_client: Callable[[Json | Opened | Close], None]) -> Wire:
         """One handshake; where the network is down it hangs."""
         wire = Wire(self.network, to_client)
+        wire.notice_s = self.faults.notice_s
 
         def arrive() -> None:
             if not self.network.is_up or not wire.client_open:
@@ -692,9 +698,9 @@ class PlainServer(Server):
             flushed()
 
     def finalise_now(self) -> None:
-        """Trap 4: the server finalises by itself what is attached."""
+        """Trap 4, or somebody else's stop: every session is finalised, if it ever had a socket (rule 1 relies on that)."""
         for session in list(self.sessions.values()):
-            if session.registered is not None:
+            if session.registered is not None or session.detached_at is not None:
                 self.finalise(session, lambda: None)
 
     def _heartbeat(self, session: Session) -> None:

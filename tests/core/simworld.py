@@ -365,6 +365,7 @@ class World:
         faults = self.faults
         faults.transcribe_s = min(faults.transcribe_s, 0.5)
         faults.max_pending = 20
+        faults.http_slow_in_s = faults.http_slow_out_s = 0.0
         self.network.latency = 0.01
         if isinstance(self.server, PlainServer):
             self.server.hurry()

@@ -231,7 +231,7 @@ class _Direction:
         self._held_bytes -= len(piece)
         if was_over and self._held_bytes <= _HELD_LIMIT and self.source is not None:
             self.source.set_reading(True)
-        if self.sink.alive:
+        if self.sink.alive and not self.sink.transport.is_closing():
             self.sink.transport.write(piece)
             self._passed(piece, now)
 
