@@ -1,14 +1,15 @@
-"""The HTTP side of an aia-v4 server: start, stop, status (PROTOCOL.md, "Open, stream, stop"). Every call ends in
-time."""
+"""The HTTP side of an aia-v4 server: start, stop, status (PROTOCOL.md, "Open, stream, stop"). Every call ends in time,
+and what a server says is quoted shortly and without the token that it may have echoed."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -17,6 +18,8 @@ from edge.runtime.ports import JsonObject, SessionStatus
 
 _STOP_TIMEOUT_S = 90.0  # a stop blocks until the tail is transcribed
 _MAX_BODY = 1 << 20
+_MAX_SESSION_ID = 256
+_MAX_QUOTE = 200
 
 
 class HttpServerApi:
@@ -27,6 +30,9 @@ class HttpServerApi:
         self._token = token
         self._timeout_s = timeout_s
         self._client: httpx.AsyncClient | None = None
+        self._calls: Counter[httpx.AsyncClient] = Counter()  # under way
+        self._tls: ssl.SSLContext | None = None
+        self._last_token = ""
 
     async def start(self, settings: JsonObject) -> str:
         """Open a session; returns its id. Raises Unreachable or ServerRefused."""
@@ -35,33 +41,32 @@ class HttpServerApi:
             raise ServerRefused(
                 "another session is active at the server (409)", "audio is kept", "end the other session"
             )
-        refusal = _refusal(body)
-        if refusal:
-            raise ServerRefused(f"the server refused the token ({refusal})", "audio is kept", "check server.token_file")
+        self._refuse_token(code, body)
         if code in (429, 502, 503, 504):
             raise Unreachable(f"the server is not ready (HTTP {code})")
         if code != 200:
-            what = _text(body) or f"HTTP {code}"
+            what = self._quoted(body) or f"HTTP {code}"
             raise ServerRefused(
                 f"the server would not start a recording ({what})",
                 "audio is kept",
                 "check server.agent and server.event",
             )
         session_id = body.get("session_id") if isinstance(body, dict) else None
-        if not isinstance(session_id, str) or not session_id:
+        if not isinstance(session_id, str) or not 0 < len(session_id) <= _MAX_SESSION_ID or not session_id.isprintable():
             raise ServerRefused(
                 "the answer names no session", "audio is kept", "check that server.url is an aia-v4 server"
             )
         return session_id
 
     async def stop(self, session_id: str) -> None:
-        """Stop `session_id`; the answer proves nothing, since it is success for unknown sessions as well."""
+        """Stop `session_id`; the answer proves nothing, since it is success for unknown sessions as well.
+
+        Raises Unreachable for every answer that is not that of such a server: then nobody was told to stop.
+        """
         code, body = await self._call("POST", "/api/recording/stop", {"session_id": session_id}, _STOP_TIMEOUT_S)
-        refusal = _refusal(body)
-        if refusal:
-            raise ServerRefused(f"the server refused the token ({refusal})", "audio is kept", "check server.token_file")
-        if code >= 500:
-            raise Unreachable(f"the server failed to stop a session (HTTP {code})")
+        self._refuse_token(code, body)
+        if code != 404 and (code != 200 or not isinstance(body, dict)):
+            raise Unreachable(f"the server did not stop a session (HTTP {code})")
 
     async def status(self, session_id: str) -> SessionStatus:
         """What the server knows of `session_id`."""
@@ -81,24 +86,22 @@ class HttpServerApi:
     async def close(self) -> None:
         """Give back the connections."""
         client, self._client = self._client, None
-        if client is not None:
+        if client is not None and not self._calls[client]:
             await client.aclose()
 
     async def _call(self, method: str, path: str, body: JsonObject | None, timeout_s: float) -> tuple[int, Any]:
-        if self._client is None:
-            # No environment: a proxy or a netrc that somebody set for a shell must not redirect audio or token.
-            verify = ssl.create_default_context() if self._base_url.startswith("https:") else False
-            self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, verify=verify)
+        client = self._client = self._client or self._new_client()
+        self._calls[client] += 1
         try:
             async with asyncio.timeout(timeout_s):
-                request = self._client.build_request(
+                request = client.build_request(
                     method,
                     self._base_url + path,
                     json=body,
                     headers=self._headers(),
                     timeout=httpx.Timeout(self._timeout_s, read=timeout_s),
                 )
-                answer = await self._client.send(request, stream=True)
+                answer = await client.send(request, stream=True)
                 try:
                     return answer.status_code, _json(await _body(answer))
                 finally:
@@ -106,20 +109,49 @@ class HttpServerApi:
         except EdgeError:
             raise
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError, ValueError) as error:
-            # The kept connection may be the reason: the next call makes a new one.
-            await self.close()
+            # A kept connection may be the reason: the next call makes a new one.
+            if self._client is client:
+                self._client = None
             raise Unreachable(f"the server cannot be reached ({_why(error)})") from None
+        finally:
+            self._calls[client] -= 1
+            if self._client is not client and not self._calls[client]:
+                del self._calls[client]
+                await client.aclose()
 
+    def _new_client(self) -> httpx.AsyncClient:
+        if self._tls is None and urlsplit(self._base_url).scheme == "https":
+            self._tls = ssl.create_default_context()
+        # No environment: a proxy or a netrc that somebody set for a shell must not redirect audio or token.
+        return httpx.AsyncClient(trust_env=False, follow_redirects=False, verify=self._tls or False)
 
     def _headers(self) -> dict[str, str]:
-        token = self._token()
-        return {"Authorization": f"Bearer {token}"} if token else {}
+        token = self._last_token = self._token()
+        # Identity: nobody needs to unpack what a small body may blow up to.
+        headers = {"Accept-Encoding": "identity"}
+        return headers | {"Authorization": f"Bearer {token}"} if token else headers
+
+    def _refuse_token(self, code: int, body: Any) -> None:
+        """Raise ServerRefused for 401 and for `[{"error": ...}, 401]`, which a wrong token gets with HTTP 200."""
+        is_list = isinstance(body, list) and len(body) == 2 and body[1] in (401, 403)
+        if is_list or code in (401, 403):
+            what = self._quoted(body[0] if is_list else body) or f"HTTP {code}"
+            raise ServerRefused(f"the server refused the token ({what})", "audio is kept", "check server.token_file")
+
+    def _quoted(self, body: Any) -> str:
+        """What the server says of an error, for a person."""
+        text = body.get("error") or body.get("message") if isinstance(body, dict) else None
+        if not isinstance(text, str):
+            return ""
+        if self._last_token:
+            text = text.replace(self._last_token, "***")
+        return "".join(sign if sign.isprintable() else " " for sign in text[:_MAX_QUOTE])
 
 
 async def _body(answer: httpx.Response) -> bytes:
-    """At most a megabyte: more is not an answer that this client could want."""
+    """At most a megabyte, as it came: more, or packed, is not an answer that this client could want."""
     body = bytearray()
-    async for chunk in answer.aiter_bytes():
+    async for chunk in answer.aiter_raw():
         body += chunk
         if len(body) > _MAX_BODY:
             return b""
@@ -143,20 +175,8 @@ def _why(error: Exception) -> str:
 def _json(content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-
-
-def _refusal(body: Any) -> str:
-    """The reason in `[{"error": ...}, 401]`, which a wrong token gets with HTTP 200."""
-    if isinstance(body, list) and len(body) == 2 and body[1] in (401, 403):
-        return _text(body[0]) or str(body[1])
-    return ""
-
-
-def _text(body: Any) -> str:
-    text = body.get("error") or body.get("message") if isinstance(body, dict) else None
-    return text[:200] if isinstance(text, str) else ""
 
 
 def _count(value: Any, otherwise: int) -> int:

@@ -25,6 +25,7 @@ from edge.errors import EdgeError, PacketError
 _VERSION = 1
 _META = "recording.json"
 _PACKETS = "packets.pcm1"
+_NEW, _GONE = ".new", ".gone"
 
 
 class PendingError(EdgeError):
@@ -53,7 +54,7 @@ def keep(
 ) -> Path:
     """Write what `ledger` still owes, durably; returns the folder. Raises OSError: then nothing has appeared."""
     pending.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh, folder = pending / f".{recording_id}.new", pending / recording_id
+    fresh, folder = pending / f".{recording_id}{_NEW}", pending / recording_id
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
     first = ledger.delivered + 1
@@ -74,11 +75,16 @@ def keep(
         "lost": {cause: frames - owed.get(cause, 0) for cause, frames in ledger.lost.items()},
         "gaps": [[gap.before_seq, gap.frames, gap.cause] for gap in gaps],
     }
-    _write(fresh / _PACKETS, (wire(seq) for seq in range(first, ledger.last + 1)))
-    _write(fresh / _META, [json.dumps(meta, indent=1).encode()])
-    _sync(fresh)
-    fresh.rename(folder)
+    try:
+        _write(fresh / _PACKETS, (wire(seq) for seq in range(first, ledger.last + 1)))
+        _write(fresh / _META, [json.dumps(meta, indent=1).encode()])
+        _sync(fresh)
+        fresh.rename(folder)
+    except OSError:
+        shutil.rmtree(fresh, ignore_errors=True)  # the next one may fit
+        raise
     _sync(pending)
+    _sync(pending.parent)
     return folder
 
 
@@ -92,8 +98,9 @@ def advance(folder: Path, delivered: int) -> None:
 
 
 def drop(folder: Path) -> None:
-    """All of it is delivered."""
-    gone = folder.with_name(f".{folder.name}.gone")
+    """All of it is delivered. Raises OSError."""
+    gone = folder.with_name(f".{folder.name}{_GONE}")
+    shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
     _sync(folder.parent)
     shutil.rmtree(gone, ignore_errors=True)
@@ -102,16 +109,34 @@ def drop(folder: Path) -> None:
 def kept(pending: Path) -> Iterator[Kept | PendingError]:
     """What was kept, oldest first; a folder that cannot be read is reported and left as it is."""
     try:
-        folders = [folder for folder in pending.iterdir() if not folder.name.startswith(".")]
+        found = sorted(pending.iterdir(), key=_age)
     except OSError:
         return
-    for folder in sorted(folders, key=lambda folder: (folder.stat().st_mtime, folder.name)):
+    for folder in found:
+        if folder.name.startswith("."):
+            if folder.name.endswith(_GONE):  # delivered; the process ended before it was emptied
+                shutil.rmtree(folder, ignore_errors=True)
+            continue
         try:
             yield _load(folder)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, EdgeError) as error:
-            yield PendingError(
-                f"the kept recording {folder} cannot be read ({error})", "it is left as it is", "copy it away and look"
-            )
+        except Exception as error:  # whatever may stand in a damaged file, it must not keep anybody from recording
+            why = str(error) if isinstance(error, EdgeError | ValueError) else type(error).__name__
+            why = error.strerror or why if isinstance(error, OSError) else why
+            yield _unreadable(folder, why)
+
+
+def _unreadable(folder: Path, why: str) -> PendingError:
+    return PendingError(
+        f"the kept recording {folder} cannot be read ({why})", "it is left as it is", "copy it away and look"
+    )
+
+
+def _age(folder: Path) -> tuple[float, str]:
+    """The packets are written once, whatever happens to the folder later."""
+    try:
+        return (folder / _PACKETS).stat().st_mtime, folder.name
+    except OSError:
+        return 0.0, folder.name
 
 
 def _load(folder: Path) -> Kept:
@@ -119,10 +144,14 @@ def _load(folder: Path) -> Kept:
     if meta["version"] != _VERSION:
         raise ValueError(f"version {meta['version']} is not {_VERSION}")
     recording_id = str(UUID(meta["recording"]))
+    if recording_id != folder.name:
+        raise ValueError(f"it is a copy of {recording_id}")
     audio = AudioFormat(int(meta["rate"]), int(meta["channels"]))
-    first = int(meta["first_seq"])
-    base_frames = int(meta["delivered_frames"])
-    ledger = Ledger.resumed(int(meta["packet_frames"]), first, base_frames, dict(meta["lost"]))
+    first, base_frames = int(meta["first_seq"]), int(meta["delivered_frames"])
+    lost_before = {str(cause): int(frames) for cause, frames in meta["lost"].items()}
+    if min(audio.rate_hz, audio.channels, first, base_frames + 1, *(frames + 1 for frames in lost_before.values())) < 1:
+        raise ValueError("a number in it makes no sense")
+    ledger = Ledger.resumed(int(meta["packet_frames"]), first, base_frames, lost_before)
     gaps: dict[int, list[tuple[int, str]]] = {}
     for before_seq, frames, cause in meta["gaps"]:
         gaps.setdefault(before_seq, []).append((frames, cause))
@@ -152,9 +181,16 @@ def _load(folder: Path) -> Kept:
     def wire(seq: int) -> bytes:
         packet = ledger.packet(seq)
         start = (seq - first) * HEADER_BYTES + (packet.offset - base_frames) * audio.frame_bytes
-        with path.open("rb") as packets:
-            packets.seek(start)
-            return packets.read(HEADER_BYTES + packet.frames * audio.frame_bytes)
+        size = HEADER_BYTES + packet.frames * audio.frame_bytes
+        try:
+            with path.open("rb") as packets:
+                packets.seek(start)
+                data = packets.read(size)
+        except OSError as error:
+            raise _unreadable(folder, error.strerror or type(error).__name__) from None
+        if len(data) < size:
+            raise _unreadable(folder, "it has become shorter")
+        return data
 
     return Kept(recording_id, audio, ledger, dict(meta["settings"]), wire, folder)
 

@@ -38,9 +38,14 @@ class StateDirectory:
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(self._lock)
             self._lock = -1
+            if not isinstance(error, BlockingIOError):
+                raise ConfigError(
+                    f"the state directory {self.path} cannot be locked ({error.strerror})",
+                    remedy="give another with --state",
+                ) from None
             raise StateDirectoryInUse(
                 f"the state directory {self.path} is in use by another recorder",
                 "",
@@ -61,7 +66,7 @@ class StateDirectory:
         return self.path / "pending"
 
     def device_id(self) -> str:
-        """A random id, made once: what servers see as `client_id`."""
+        """A random id, made once: what servers see as `client_id`. Raises ConfigError where it cannot be kept."""
         path = self.path / "device-id"
         try:
             return str(uuid.UUID(path.read_text(encoding="ascii").strip()))
@@ -69,6 +74,15 @@ class StateDirectory:
             pass  # none yet, or damaged: the id names nothing that could be lost with it
         device_id = str(uuid.uuid4())
         fresh = path.with_suffix(".new")
-        fresh.write_text(device_id + "\n", encoding="ascii")
-        fresh.replace(path)
+        try:
+            with fresh.open("w", encoding="ascii") as file:
+                file.write(device_id + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        except OSError as error:
+            raise ConfigError(
+                f"the state directory {self.path} cannot be written ({error.strerror})",
+                remedy="give another with --state",
+            ) from None
         return device_id

@@ -26,6 +26,14 @@ _silent.addHandler(logging.NullHandler())
 _silent.disabled = True
 
 
+class _Attempt(connect):
+    """One attempt at the one address that is configured: a redirect could carry the audio anywhere."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Follow none."""
+        return exc
+
+
 class WebSocketDialer:
     """Dials `base_url`'s /ws/audio_stream/SESSION with `token()` as `client_id`."""
 
@@ -38,10 +46,11 @@ class WebSocketDialer:
 
     async def __call__(self, session_id: str) -> WebSocket:
         """One attempt. Raises Unreachable, or ServerRefused where trying again would not help."""
-        query = f"token={quote(self._token(), safe='')}&client_id={quote(self._client_id, safe='')}&resume=1"
+        token = self._token()
+        query = f"token={quote(token, safe='')}&client_id={quote(self._client_id, safe='')}&resume=1"
         url = f"{self._base}/ws/audio_stream/{quote(session_id, safe='')}?{query}"
         try:
-            connection = await connect(
+            connection = await _Attempt(
                 url,
                 proxy=None,
                 compression=None,
@@ -66,14 +75,15 @@ class WebSocketDialer:
             raise Unreachable("the server did not answer in time") from None
         except (WebSocketException, OSError) as error:
             raise Unreachable(f"the server cannot be reached ({_why(error)})") from None
-        return WebSocket(connection)
+        return WebSocket(connection, token)
 
 
 class WebSocket:
     """One open socket; see `edge.runtime.ports.Socket`."""
 
-    def __init__(self, connection: ClientConnection) -> None:
+    def __init__(self, connection: ClientConnection, token: str) -> None:
         self._connection = connection
+        self._token = token
 
     async def send(self, message: str | bytes) -> None:
         """Queue one message. Raises ConnectionError once the socket has ended."""
@@ -89,10 +99,10 @@ class WebSocket:
                 raw = await self._connection.recv()
             except ConnectionClosed as closed:
                 frame = closed.rcvd
-                return Closed(frame.code, frame.reason) if frame else Closed(1006, "no close frame")
+                return Closed(frame.code, self._quoted(frame.reason)) if frame else Closed(1006, "no close frame")
             try:
                 message = json.loads(raw)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(message, dict):
                 return message
@@ -104,6 +114,11 @@ class WebSocket:
                 await self._connection.close()
         except (TimeoutError, WebSocketException, OSError):
             self.abort()
+
+    def _quoted(self, reason: str) -> str:
+        """What the server says, without the token that it may have echoed."""
+        text = reason.replace(self._token, "***") if self._token else reason
+        return "".join(sign if sign.isprintable() else " " for sign in text)
 
     def abort(self) -> None:
         """Drop the connection at once."""

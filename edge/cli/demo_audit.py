@@ -74,7 +74,7 @@ def audit(
     problems += _in_accounts(emitted, recorder, receiver)
     if problems:
         return Verdict(False, "; ".join(problems))
-    return Verdict(True, f"{emitted} frames received equal the {emitted} of the source, sample for sample, each once")
+    return Verdict(True, f"all {emitted} frames of the source were received, bit for bit, each once")
 
 
 def read(path: Path) -> tuple[Samples, int]:

@@ -44,7 +44,7 @@ class Course:
 
 
 FULL = Course(
-    grace_s=8, first_delay_s=1, speech_s=30, before_s=7, cut_s=6, between_s=4, receiver_down_s=2, outage_s=13, last_s=5
+    grace_s=8, first_delay_s=1, speech_s=30, before_s=8, cut_s=6, between_s=6, receiver_down_s=2, outage_s=13, last_s=6
 )
 QUICK = Course(
     grace_s=4, first_delay_s=0.25, speech_s=4, before_s=1.5, cut_s=1.5, between_s=1, receiver_down_s=0.5, outage_s=6,
@@ -95,12 +95,13 @@ async def _cut(stage: Stage, course: Course) -> None:
     story.say(Actor.DEMO, "network back")
     story.now = "The network is back. The recorder returns by itself to the session that it had."
     await _back(stage, known)
+    story.now = "What waited in memory went out at once, and each packet counts once."
     await asyncio.sleep(course.between_s)
 
 
 async def _kill(stage: Stage, course: Course) -> None:
     story, known = stage.story, stage.sessions
-    story.now = "The receiver is killed (SIGKILL) and started again: it has forgotten its sessions, not the audio."
+    story.now = "The receiver is killed (SIGKILL) and started again: it forgets its sessions, not the audio."
     story.say(Actor.DEMO, "receiver killed by SIGKILL")
     story.outage("receiver killed")
     await stage.receiver.kill()
@@ -108,7 +109,9 @@ async def _kill(stage: Stage, course: Course) -> None:
     await stage.receiver.start()
     story.outage_ends()
     story.say(Actor.DEMO, "receiver started again, on the same port and folder")
+    story.now = "The receiver runs again. The recorder's next attempt opens a follow-on session at the right packet."
     await _back(stage, known)
+    story.now = "What waited in memory went out at once, and each packet counts once."
     await asyncio.sleep(course.between_s)
 
 
@@ -127,7 +130,7 @@ async def _outage(stage: Stage, course: Course) -> None:
     story.now = "The network is back. RETRY need not be pressed; it only ends the wait before the next attempt."
     await stage.press_retry()
     await _back(stage, known)
-    story.now = "What waited in memory was delivered in one go. Some more seconds of the usual."
+    story.now = "What waited in memory went out at once, in a session that follows on. Some more of the usual."
     await asyncio.sleep(course.last_s)
 
 

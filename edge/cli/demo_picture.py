@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _CAPTURED, _DELIVERED, _MEMORY = "#1f4e79", "#2e8b57", "#e0912f"
 _GONE, _THERE, _BUTTON = "#c0392b", "#bcd9c5", "#7b4fa0"
 _SESSIONS = ("#c9d7e8", "#9fb8d4")
-_BUTTONS, _SESSION, _NETWORK, _LABELS = range(4)  # rows of the strip at the top
+_BUTTONS, _SESSION, _RECEIVER, _LABELS = range(4)  # rows of the strip at the top
 _NARROW_S = 4.5  # a session shorter than this has no room for its name
 
 
@@ -64,13 +64,13 @@ def _curves(curves: Axes, memory: Axes, story: Story) -> None:
 def _strip(axes: Axes, story: Story, begin: float, end: float) -> None:
     """Outages, sessions and buttons, one above the other."""
     axes.set_ylim(0, 4.6)
-    axes.set_yticks([_BUTTONS + 0.5, _SESSION + 0.5, _NETWORK + 0.5], labels=["button", "session", "network"])
+    axes.set_yticks([_BUTTONS + 0.5, _SESSION + 0.5, _RECEIVER + 0.5], labels=["button", "session", "receiver"])
     axes.tick_params(length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
-    axes.broken_barh([(begin, end - begin)], (_NETWORK + 0.15, 0.7), color=_THERE)
+    axes.broken_barh([(begin, end - begin)], (_RECEIVER + 0.15, 0.7), color=_THERE)
     for outage in story.outages:
         length = (outage.end or end) - outage.start
-        axes.broken_barh([(outage.start, length)], (_NETWORK + 0.15, 0.7), color=_GONE)
+        axes.broken_barh([(outage.start, length)], (_RECEIVER + 0.15, 0.7), color=_GONE)
         text = f"{outage.label}\n{length:.0f} s"
         axes.text(outage.start + length / 2, _LABELS + 0.1, text, ha="center", va="bottom", color=_GONE, fontsize=9)
     spans = [(name, list(group)) for name, group in groupby(story.samples, lambda sample: sample.session) if name]

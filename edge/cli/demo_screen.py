@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from edge.runtime.device import Status
 
 _TICK_S = 0.125
 _BAR = 24
+_HOLD = 4  # of so many levels the loudest is shown
 _LEVEL_FLOOR_DBFS = -60.0
 _STYLES = {Actor.DEMO: "bold yellow", Actor.BUTTON: "bold magenta", Actor.RECORDER: "bold cyan"}
 
@@ -45,6 +47,7 @@ class Screen:
         self._console = console
         self._story = story
         self._total_s = total_s
+        self._levels: deque[float] = deque(maxlen=_HOLD)
         self._is_live = console.is_terminal and not console.is_dumb_terminal
         self._glyphs = _ASCII if console.options.ascii_only else _Glyphs()
         if not self._is_live:
@@ -98,13 +101,15 @@ class Screen:
         rows.add_column(style="bold", width=8, no_wrap=True)
         rows.add_column(no_wrap=True)
         rows.add_row("panel", self._panel(stage))
-        level = (status.level_dbfs - _LEVEL_FLOOR_DBFS) / -_LEVEL_FLOOR_DBFS if status.is_recording else 0.0
-        loudness = f"{status.level_dbfs:4.0f} dBFS" if status.is_recording else ""
+        self._levels.append(status.level_dbfs)
+        dbfs = max(self._levels)
+        level = (dbfs - _LEVEL_FLOOR_DBFS) / -_LEVEL_FLOOR_DBFS if status.is_recording else 0.0
+        loudness = f"{dbfs:4.0f} dBFS" if status.is_recording else ""
         rows.add_row("level", self._bar(level, "green") + Text(f"  {loudness}"))
         share = status.ring_used / status.ring_size
         rows.add_row("memory", self._bar(share, "yellow") + Text(f"  {status.ring_used:.1f} of {RING_S:.0f} s used"))
         rows.add_row("audio", self._audio(stage, status))
-        rows.add_row("network", self._network(status))
+        rows.add_row("receiver", self._receiver())
         ids = stage.sessions
         rows.add_row("session", f"{ids[-1]}, number {len(ids)} of this recording" if ids else "none yet")
         state = status.state.value + (f" ({status.failure})" if status.failure else "")
@@ -134,11 +139,11 @@ class Screen:
         text.append(f"unconfirmed {status.unhandled:.1f}", "bold yellow" if status.unhandled > 1 else "")
         return text.append("   ").append(f"lost {lost:.1f} s", "bold red" if lost else "")
 
-    def _network(self, status: Status) -> Text:
+    def _receiver(self) -> Text:
         if not self._story.is_cut:
-            return Text("there", "green")
+            return Text("within reach", "green")
         outage = self._story.outages[-1]
-        return Text(f"GONE for {self._story.clock - outage.start:.0f} s: {outage.label}", "bold red")
+        return Text(f"OUT OF REACH for {self._story.clock - outage.start:.0f} s: {outage.label}", "bold red")
 
     def _bar(self, share: float, colour: str) -> Text:
         full = max(0, min(_BAR, round(share * _BAR)))
@@ -151,5 +156,5 @@ class Screen:
         rows.add_column(no_wrap=True, overflow="ellipsis")
         room = max(1, self._console.height - 1 - 4 - 9 - 2)
         for event in self._story.events[-room:]:
-            rows.add_row(f"{event.at:.1f} s", Text(event.actor, _STYLES[event.actor]), Text(event.text))
+            rows.add_row(f"{event.at:5.1f} s", Text(event.actor, _STYLES[event.actor]), Text(event.text))
         return Panel(Group(rows), title="events", title_align="left")

@@ -26,7 +26,7 @@ from edge.runtime.device import Status
 from edge.runtime.recording import Recording
 
 PINS = PanelPins()
-RING_S = 60.0
+RING_S = 40.0
 _PRESS_S = 0.3  # how long a finger stays on a button
 _END_S = 3.0
 

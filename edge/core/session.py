@@ -63,7 +63,16 @@ def _stay(c: Context, event: Event, now: float) -> None:
 # An attempt that ends rests in one of these; where all turns out to be delivered, the session is done.
 _REST = (P.WAITING, P.FAILED, P.DONE)
 _START = (P.STARTING, P.IDLE, P.DONE)
-_TALK: Mapping[type[Event], Row] = {Pinged: _to(stream.pinged), Unknown: _to(stream.told), Supplied: _to(_stay)}
+# A server may say anything at any time: what has no meaning in a phase is passed over, and never our error.
+_TALK: Mapping[type[Event], Row] = {
+    Supplied: _to(_stay),
+    Hello: _to(_stay),
+    Pong: _to(_stay),
+    Ack: _to(_stay),
+    Backpressure: _to(_stay),
+    Pinged: _to(stream.pinged),
+    Unknown: _to(stream.told),
+}
 
 TRANSITIONS: Mapping[Phase, Mapping[type[Event], Row]] = {
     P.IDLE: {Supplied: _to(attach.supplied, P.WAITING, P.DONE)},
@@ -87,17 +96,14 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Event], Row]] = {
         Supplied: _to(_stay),
     },
     P.GREETING: {
+        **_TALK,
         Hello: _to(attach.greeted, P.INITIALISING, P.STREAMING, P.STOPPING, *_REST),
         SocketClosed: _to(attach.closed_early, *_REST),
-        **_TALK,
     },
     P.INITIALISING: {
+        **_TALK,
         Pong: _to(attach.initialised, P.STREAMING, P.STOPPING),
         SocketClosed: _to(attach.closed_early, *_REST),
-        Hello: _to(_stay),
-        Ack: _to(_stay),
-        Backpressure: _to(_stay),
-        **_TALK,
     },
     P.STREAMING: {
         **_TALK,
@@ -108,16 +114,12 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Event], Row]] = {
         Polled: _to(stream.polled, P.PAUSING, P.STOPPING, *_REST),
         Backpressure: _to(stream.pushed_back, *_REST),
         SocketClosed: _to(stream.closed, *_REST),
-        Hello: _to(_stay),
     },
     P.STOPPING: {
         **_TALK,
         SocketClosed: _to(stream.stop_ended, *_START, *_REST),
         Pong: _to(stream.late_pong),
-        Ack: _to(_stay),
         Polled: _to(_stay),
-        Backpressure: _to(_stay),
-        Hello: _to(_stay),
     },
     P.ASKING: {
         Polled: _to(attach.asked, P.SETTLING, P.FLUSHING, P.STOPPING_OLD, P.OPENING, *_START, *_REST),
@@ -134,9 +136,6 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Event], Row]] = {
         Hello: _to(attach.took_over),
         Polled: _to(attach.taking_over, P.PAUSING, *_START),
         SocketClosed: _to(attach.takeover_ended, P.PAUSING),
-        Pong: _to(_stay),
-        Ack: _to(_stay),
-        Backpressure: _to(_stay),
     },
     P.PAUSING: {Supplied: _to(_stay)},
     P.FLUSHING: {

@@ -57,10 +57,11 @@ class Channel:
         if self._writer is not None:
             self._writer.cancel()
         if self._socket is not None:
-            if abort:
+            try:
+                if not abort:
+                    await self._socket.close()
+            finally:
                 self._socket.abort()
-            else:
-                await self._socket.close()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

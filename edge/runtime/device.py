@@ -61,32 +61,40 @@ class Device:
         self._tell = tell
         self._panel = panel
         self._recorder: Recorder | None = None
+        self._latest: Recorder | None = None
         self._owed: deque[Recording] = deque()
         self._stored: deque[Recording] = deque()
+        self._set_aside: list[Recording] = []
+        self._refused: set[str] = set()
         self._has_work = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+        self._has_live = asyncio.Event()
+        self._has_turned = asyncio.Event()
+        self._wake = Wake()
         self._under_delivery: Recording | None = None
+        self.bug: EdgeError | None = None
 
     # --- control ---------------------------------------------------------------------------------------------------
 
     @property
     def is_recording(self) -> bool:
-        """True from a successful start to the end of capture."""
+        """True from the start to the end of capture."""
         return self._recorder is not None
 
     async def start(self, limit_frames: int | None = None) -> tuple[Recording, SourceInfo]:
-        """Begin a recording of at most `limit_frames`. Raises MicrophoneError, or ConfigError while one is under
-        way."""
+        """Begin a recording of at most `limit_frames`. Raises MicrophoneError; the caller has looked at
+        `is_recording`."""
         if self._recorder is not None:
             raise InternalError("a recording is under way")
-        recorder = self._recorder = Recorder(
+        recorder = self._recorder = self._latest = Recorder(
             self._open_source(),
             self.ring,
             self.audio,
             self._policy.packet_frames,
             self._settings,
             self._supplied,
+            self._ended,
             lambda kind, text: self._tell(Happening(kind, text)),
             limit_frames,
         )
@@ -94,6 +102,10 @@ class Device:
             info = await recorder.start()
         except EdgeError:
             self._recorder = None
+            raise
+        except asyncio.CancelledError:
+            recorder.stop()
+            self.owe(recorder.recording)  # it may have begun all the same
             raise
         for note in info.notes:
             self._tell(Happening("source", note))
@@ -107,17 +119,17 @@ class Device:
             self._recorder.stop()
 
     async def ended(self) -> EdgeError | None:
-        """Wait until the recording under way has ended: None where that was wanted."""
-        recorder = self._recorder
-        if recorder is None:
-            return None
-        error = await recorder.ended()
-        self._recorder = None
-        self._tell(Happening("stopped", "the recording has ended"))
-        return error
+        """Wait until the latest recording has ended: None where that was wanted."""
+        return await self._latest.ended() if self._latest is not None else None
+
+    def _ended(self) -> None:
+        if self._recorder is not None:
+            self._recorder = None
+            self._tell(Happening("stopped", "the recording has ended"))
 
     def retry_now(self, reason: str) -> None:
         """Try the connection at once."""
+        self._wake.now(reason)
         self.uplink.retry_now(reason)
 
     # --- delivery --------------------------------------------------------------------------------------------------
@@ -125,10 +137,11 @@ class Device:
     def owe(self, recording: Recording) -> None:
         """Deliver `recording`, which lives in the ring, after those before it."""
         self._owed.append(recording)
+        self._has_live.set()
         self._work()
 
     def owe_stored(self, recordings: Iterable[Recording]) -> None:
-        """Deliver what an earlier run left, whenever nothing in the ring is owed: that would grow stale, this keeps."""
+        """Deliver what an earlier run left, whenever nothing in the ring is owed: that would run over, this keeps."""
         self._stored.extend(recordings)
         if self._stored:
             self._work()
@@ -138,28 +151,97 @@ class Device:
         self._has_work.set()
 
     async def delivered(self) -> None:
-        """Wait until nothing is owed."""
+        """Wait until nothing is owed but what cannot be read."""
         await self._is_idle.wait()
+
+    async def refused(self) -> None:
+        """Wait until the server has refused all that could be delivered next: a person has to do something."""
+        while True:
+            await self.uplink.refused()
+            if not self._may_turn:
+                return
+            self._has_turned.clear()
+            await self._has_turned.wait()
 
     @property
     def undelivered(self) -> tuple[Recording, ...]:
         """What is owed, the one under delivery first."""
         current = (self._under_delivery,) if self._under_delivery else ()
-        return (*current, *self._owed, *self._stored)
+        return (*current, *self._owed, *self._stored, *self._set_aside)
 
     async def run(self, on_delivered: Callable[[Recording], None] = lambda recording: None) -> None:
-        """Deliver, oldest first, until cancelled. Raises only for a bug: then what is owed is still in
-        `undelivered`."""
+        """Deliver until cancelled: what is in the ring, oldest first; then what is stored.
+
+        A bug ends one way to deliver, not the delivery: `bug` remembers it, and a new session goes on from what is
+        delivered for certain.
+        """
         while True:
             if not (self._owed or self._stored):
                 self._is_idle.set()
                 self._has_work.clear()
                 await self._has_work.wait()
-            self._under_delivery = (self._owed or self._stored).popleft()
-            await self.uplink.deliver(self._under_delivery)
-            recording, self._under_delivery = self._under_delivery, None
-            on_delivered(recording)
-            self._tell(Happening("delivered", f"recording {recording.recording_id} is delivered"))
+            is_stored = not self._owed
+            recording = self._under_delivery = (self._owed or self._stored).popleft()
+            self._has_turned.set()
+            try:
+                is_delivered = await (self._deliver_stored(recording) if is_stored else self._deliver_live(recording))
+            except UnreadableError as error:
+                self._tell(Happening("warning", str(error)))
+                self._set_aside.append(recording)
+            except Exception as error:
+                await self._stumbled(error)
+                (self._stored if is_stored else self._owed).appendleft(recording)
+            else:
+                if is_delivered:
+                    self._refused.clear()
+                    on_delivered(recording)
+                    self._tell(Happening("delivered", f"recording {recording.recording_id} is delivered"))
+            self._under_delivery = None
+
+    async def _deliver_live(self, recording: Recording) -> bool:
+        if not self._owed:
+            self._has_live.clear()
+        await self.uplink.deliver(recording)
+        return True
+
+    async def _deliver_stored(self, recording: Recording) -> bool:
+        """False where it made way: for a live recording, or, refused, for another that may fare better."""
+        self._has_live.clear()
+        delivering = asyncio.create_task(self.uplink.deliver(recording), name="deliver stored")
+        is_wanted = asyncio.create_task(self._has_live.wait())
+        turn = asyncio.create_task(self._turn(recording))
+        try:
+            await asyncio.wait([delivering, is_wanted, turn], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (delivering, is_wanted, turn):
+                task.cancel()
+            await asyncio.wait([delivering, is_wanted, turn])
+        if not delivering.cancelled():
+            delivering.result()
+            return True
+        if turn.cancelled():
+            self._stored.appendleft(recording)
+        else:
+            self._stored.append(recording)
+        return False
+
+    async def _turn(self, recording: Recording) -> None:
+        """Return when a refused recording should let another one try: at once those that were not refused yet."""
+        await self.uplink.refused()
+        self._refused.add(recording.recording_id)
+        while not self._may_turn:
+            await self._wake.sleep(PROBE_S)
+            if self._stored:
+                return
+
+    @property
+    def _may_turn(self) -> bool:
+        return any(other.recording_id not in self._refused for other in self._stored)
+
+    async def _stumbled(self, error: Exception) -> None:
+        self.bug = error if isinstance(error, EdgeError) else InternalError(f"{type(error).__name__}")
+        self._tell(Happening("bug", f"{self.bug}; this is our bug; delivery begins anew in {AFTER_BUG_S:g} s"))
+        await self._wake.sleep(AFTER_BUG_S)
 
     def _supplied(self) -> None:
         if self._under_delivery is not None:

@@ -205,7 +205,7 @@ class Uplink:
 
     async def _sleep(self, seconds: float) -> None:
         reason = await self._wake.sleep(seconds)
-        if reason:
+        if reason and self._session is not None and self._session.wants_attempt:
             self._tell(Happening("woken", f"trying now: {reason}"))
             self._is_woken = True
 
@@ -216,25 +216,24 @@ class Uplink:
         session = self._session
         if session is None or self._broken is None or self._broken.done():
             return
-        now = self._clock()
         try:
-            for effect in session.tick(now) if event is None else session.handle(event, now):
-                self._perform(effect, session)
-        except EdgeError as error:
-            self._break(error)
-            return
-        except Exception as error:  # whoever fed the event could do nothing about it
-            self._break(InternalError(f"delivery failed: {type(error).__name__} at {_place(error)}"))
-            return
+            self._step(session, event)
+        except Exception as error:  # nobody above could do anything about it
+            self._break(_bug(error))
+
+    def _step(self, session: Session, event: events.Event | None) -> None:
+        now = self._clock()
+        for effect in session.tick(now) if event is None else session.handle(event, now):
+            self._perform(effect, session)
         if self._recording is not None:
             self._recording.session_ids[:] = session.session_ids
             self._recording.reconnects = session.reconnects
         self._rearm(session)
-        self._show(session.state)
         self._moved.set()
         self._moved_outside.set()
         if session.phase is Phase.DONE:
             self._wake.now("all is delivered")
+        self._show(session.state)
 
     def _break(self, error: EdgeError) -> None:
         """End the delivery under way with `error`: a bug, or packets that cannot be read any more."""
@@ -317,7 +316,12 @@ class Uplink:
 
     def _request(self, coroutine: Coroutine[Any, Any, events.Event]) -> None:
         async def run() -> None:
-            self._feed(await coroutine)
+            try:
+                event = await coroutine
+            except Exception as error:
+                self._break(_bug(error))
+            else:
+                self._feed(event)
 
         task = asyncio.create_task(run(), name="request")
         self._requests.add(task)
@@ -354,7 +358,9 @@ def _failure(error: Exception) -> EdgeError:
     return error if isinstance(error, EdgeError) else Unreachable(f"a request failed: {type(error).__name__}")
 
 
-def _place(error: Exception) -> str:
-    """Where it was raised; its text may hold anything."""
+def _bug(error: Exception) -> EdgeError:
+    """What broke a delivery. Of an unexpected error the place is told: its text may hold anything."""
+    if isinstance(error, EdgeError):
+        return error
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
+    return InternalError(f"{type(error).__name__} at {frame.filename.rpartition('/')[2]}:{frame.lineno}")

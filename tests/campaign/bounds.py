@@ -114,7 +114,7 @@ def open_audio(source: Source, wire: Wire, at: float, segment_ms: int) -> int:
 
 
 def died(source: Source, wire: Wire, at: float, kept: Mapping[str, int]) -> int:
-    """Frames of the session of that moment that were sent by `at` and not kept: `kept` has each session's last packet."""
+    """Frames of the session of that moment, sent by `at` and never kept; `kept` has each session's last packet."""
     carrying = [connection for connection in wire.connections if connection.sent_by(at)]
     if not carrying:
         return 0
