@@ -30,36 +30,58 @@ class App:
     device: Device
     server: HttpServerApi
     state: StateDirectory
+    tell: Callable[[Happening], None]
 
-    def owe_kept(self, tell: Callable[[Happening], None]) -> int:
+    def owe_kept(self) -> int:
         """Hand over what earlier runs could not deliver; returns how many recordings that is."""
-        found = list(_kept_recordings(self.state, tell))
+        found = list(_kept_recordings(self.state, self.tell))
         self.device.owe_stored(found)
         return len(found)
 
-    def keep_rest(self, tell: Callable[[Happening], None]) -> None:
-        """Keep on disk what is not delivered. Raises OSError where the disk does not take it."""
+    def keep_rest(self) -> dict[str, str]:
+        """Keep on disk what is not delivered. Returns why the disk did not take a recording, by the recording's id:
+        what is not on it already ends with the process."""
+        failed: dict[str, str] = {}
         for recording in self.device.undelivered:
-            folder = self.state.pending / recording.recording_id
-            if folder.exists():
-                pending.advance(folder, recording.ledger.delivered)
-                continue
-            pending.keep(
-                self.state.pending,
-                recording.recording_id,
-                recording.audio,
-                recording.ledger,
-                recording.settings,
-                recording.wire,
-            )
-            seconds = recording.audio.seconds(recording.ledger.ram_frames)
-            tell(Happening("kept", f"{seconds:.1f} s are kept in {folder}; the next edge record delivers them"))
+            recording.ledger.end()  # also where a bug or a hung source left it open
+            try:
+                self._keep(recording)
+            except OSError as error:
+                failed[recording.recording_id] = error.strerror or type(error).__name__
+            except EdgeError as error:
+                failed[recording.recording_id] = str(error)
+        return failed
+
+    def _keep(self, recording: Recording) -> None:
+        ledger = recording.ledger
+        if recording.is_whole and not ledger.gaps_before(ledger.last + 1):
+            self.forget(recording)
+            return
+        folder = self._folder(recording)
+        if folder.exists():
+            pending.advance(folder, ledger.delivered)
+            return
+        pending.keep(
+            self.state.pending, recording.recording_id, recording.audio, ledger, recording.settings, recording.wire
+        )
+        seconds = recording.audio.seconds(ledger.ram_frames)
+        self.tell(Happening("kept", f"{seconds:.1f} s are kept in {folder}; the next edge record delivers them"))
+
+    def is_kept(self, recording: Recording) -> bool:
+        """Whether `recording` is on disk."""
+        return self._folder(recording).exists()
 
     def forget(self, recording: Recording) -> None:
-        """`recording` is delivered: nothing of it stays on disk."""
-        folder = self.state.pending / recording.recording_id
-        if folder.exists():
-            pending.drop(folder)
+        """`recording` is delivered: nothing of it stays on disk, as far as the disk lets go."""
+        folder = self._folder(recording)
+        try:
+            if folder.exists():
+                pending.drop(folder)
+        except OSError as error:
+            self.tell(Happening("warning", f"{folder} is delivered but cannot be removed ({error.strerror})"))
+
+    def _folder(self, recording: Recording) -> Path:
+        return self.state.pending / recording.recording_id
 
 
 def build(
@@ -98,7 +120,7 @@ def build(
         tell,
         panel,
     )
-    return App(device, server, state)
+    return App(device, server, state, tell)
 
 
 def open_panel(config: Config, tell: Callable[[Happening], None]) -> Panel | None:

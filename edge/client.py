@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import inspect
-import queue
-import threading
+import logging
+import math
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from edge.adapters.http import HttpServerApi
+from edge.adapters.push import Feeder, PushSource
 from edge.adapters.websocket import WebSocketDialer
-from edge.core.packet import AudioFormat
+from edge.config import MAX_RING_BYTES
+from edge.core.packet import SAMPLE_BYTES, AudioFormat
 from edge.core.policy import Policy
 from edge.core.session import State
 from edge.errors import ConfigError, EdgeError, ServerRefused, Unreachable
 from edge.runtime.device import Device
-from edge.runtime.ports import Block, JsonObject, Source, SourceInfo
+from edge.runtime.ports import Block, JsonObject
 from edge.runtime.recording import Recording
 from edge.runtime.uplink import Happening, RetryPolicy, Uplink, boot_clock
+from edge.settings import KEYS, OVERLAP_MS, is_loopback
 from edge.sources import open_source
 
 EVENTS = (
@@ -35,7 +40,7 @@ EVENTS = (
     "statusChanged",
     "networkChanged",
 )
-_READ_S = 0.5
+_log = logging.getLogger("edge.client")
 Handler = Callable[..., Any]
 
 
@@ -55,9 +60,27 @@ class Options:
     segment_target_ms: int = 15000
     ring_seconds: float = 180.0
     source: str = "alsa:default"
+    allow_insecure: bool = False
     drain_timeout: float = 60.0
 
 
+# Where each option stands in the configuration, whose rule it has to keep.
+_KEYS = {
+    "max_reconnect_attempts": "connection.max_reconnect_attempts",
+    "initial_reconnect_delay": "connection.initial_reconnect_delay",
+    "max_reconnect_delay": "connection.max_reconnect_delay",
+    "grace_window": "connection.grace_window",
+    "heartbeat_interval": "connection.heartbeat_interval",
+    "connection_timeout": "connection.connection_timeout",
+    "rate": "audio.rate",
+    "channels": "audio.channels",
+    "packet_ms": "audio.packet_ms",
+    "segment_target_ms": "audio.segment_target_ms",
+    "ring_seconds": "buffer.ring_seconds",
+    "source": "audio.source",
+    "allow_insecure": "server.allow_insecure",
+    "drain_timeout": "",
+}
 # The web client's names, all of whose times are milliseconds.
 _WEB_NAMES: dict[str, tuple[str, float]] = {
     "maxReconnectAttempts": ("max_reconnect_attempts", 1),
@@ -70,62 +93,34 @@ _WEB_NAMES: dict[str, tuple[str, float]] = {
 
 
 def read_options(given: dict[str, Any]) -> Options:
-    """Options by either naming. Raises ConfigError for an unknown name or a value that is no positive number."""
-    known = {field.name for field in fields(Options)}
+    """Options by either naming. Raises ConfigError for an unknown name and for a value that the configuration would
+    refuse."""
     values: dict[str, Any] = {}
     for name, value in given.items():
         target, scale = _WEB_NAMES.get(name, (name, 1))
-        if target not in known:
-            raise ConfigError(f"{name} is no option of ResilientWebSocket", remedy=f"known: {', '.join(sorted(known))}")
-        if target == "source":
-            values[target] = str(value)
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise ConfigError(f"{name} = {value!r} must be a number above 0")
-        values[target] = value if scale == 1 else value * scale
+        if target not in _KEYS:
+            raise ConfigError(f"{name} is no option of ResilientWebSocket", remedy=f"known: {', '.join(sorted(_KEYS))}")
+        if target in values:
+            raise ConfigError(f"{name} is given twice, by both of its names")
+        values[target] = _checked(name, target, value, scale)
     return Options(**values)
 
 
-class _PushSource:
-    """A Source that is fed by `push`: at most as much as the ring has room for is held back."""
-
-    can_wait = False
-
-    def __init__(self, audio: AudioFormat, period_frames: int) -> None:
-        self._audio = audio
-        self._period_frames = period_frames
-        self._blocks: queue.SimpleQueue[Block] = queue.SimpleQueue()
-        self.waiting_frames = 0
-        self._lock = threading.Lock()
-
-    def push(self, block: Block, room_frames: int) -> int:
-        """Hand over a block; returns the frames accepted. What does not fit stands as an overflow in the account."""
-        frames = len(block.data) // self._audio.frame_bytes
-        with self._lock:
-            taken = max(0, min(frames, room_frames - self.waiting_frames))
-            self.waiting_frames += taken
-        data = memoryview(block.data)[: taken * self._audio.frame_bytes]
-        self._blocks.put(Block(bytes(data), block.boot_s, block.lost_frames, block.cause, block.ended))
-        if taken < frames:
-            self._blocks.put(Block(b"", block.boot_s, frames - taken, "overflow"))
-        return taken
-
-    def open(self) -> SourceInfo:
-        """Nothing to open."""
-        return SourceInfo("pushed audio", self._audio, self._period_frames)
-
-    def read(self) -> Block:
-        """What was pushed next, or an empty block after half a second."""
-        try:
-            block = self._blocks.get(timeout=_READ_S)
-        except queue.Empty:
-            return Block(b"", boot_clock())
-        with self._lock:
-            self.waiting_frames -= len(block.data) // self._audio.frame_bytes
-        return block
-
-    def close(self) -> None:
-        """Nothing to close."""
+def _checked(name: str, target: str, value: Any, scale: float) -> Any:
+    known = KEYS.get(_KEYS[target])
+    kind = known.type if known else float
+    if kind in (str, bool):
+        is_right = isinstance(value, kind)
+    else:
+        is_right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_right = is_right and (kind is float or value == int(value))
+    rule = known.setting.rule.text if known else "above 0"
+    if is_right:
+        value = value if kind in (str, bool) else kind(value * scale if scale != 1 else value)
+        is_right = known.setting.rule.fault(value) is None if known else value > 0
+    if not is_right:
+        raise ConfigError(f"{name} must be {rule}" + (" (here in milliseconds: x 1000)" if scale != 1 else ""))
+    return value
 
 
 class ResilientWebSocket:
@@ -166,33 +161,31 @@ connectionFailed, statusChanged, networkChanged
 
     def __init__(self, base_url: str, auth_token: str | Callable[[], str], **options: Any) -> None:
         self._options = chosen = read_options(options)
-        self._audio = AudioFormat(int(chosen.rate), int(chosen.channels))
-        packet_frames, rest = divmod(self._audio.rate_hz * int(chosen.packet_ms), 1000)
-        if rest:
-            raise ConfigError(f"{chosen.packet_ms} ms at {chosen.rate} Hz are no whole number of frames")
+        _check_url(base_url, allow_insecure=chosen.allow_insecure)
+        self._audio = AudioFormat(chosen.rate, chosen.channels)
         token = auth_token if callable(auth_token) else lambda: auth_token
         self._policy = Policy(
             self._audio,
-            packet_frames,
-            int(chosen.segment_target_ms),
+            _packet_frames(chosen),
+            chosen.segment_target_ms,
             chosen.grace_window,
             chosen.heartbeat_interval,
             chosen.connection_timeout,
         )
         self._server = HttpServerApi(base_url, token, chosen.connection_timeout)
         dial = WebSocketDialer(base_url, token, str(uuid.uuid4()), chosen.connection_timeout)
-        retry = RetryPolicy(
-            int(chosen.max_reconnect_attempts), chosen.initial_reconnect_delay, chosen.max_reconnect_delay
-        )
+        retry = RetryPolicy(chosen.max_reconnect_attempts, chosen.initial_reconnect_delay, chosen.max_reconnect_delay)
         self._uplink = Uplink(self._server, dial, self._policy, retry, self._told)
         self._handlers: dict[str, list[Handler]] = {event: [] for event in EVENTS}
         self._calls: set[asyncio.Future[Any]] = set()
+        self._closers: set[asyncio.Future[Any]] = set()
         self._device: Device | None = None
         self._delivering: asyncio.Task[None] | None = None
         self._recording: Recording | None = None
-        self._pushed: _PushSource | None = None
-        self._feeder: _Feeder | None = None
+        self._pushed: PushSource | None = None
+        self._feeder: Feeder | None = None
         self._outcome: asyncio.Future[None] | None = None
+        self._closing: asyncio.Task[dict[str, Any]] | None = None
         self._was_connected = False
 
     # --- events ----------------------------------------------------------------------------------------------------
@@ -215,14 +208,25 @@ connectionFailed, statusChanged, networkChanged
         for handler in tuple(self._handlers[event]):
             try:
                 result = handler(*arguments)
-            except Exception as error:  # a handler's bug must not cost audio
-                if event != "error":
-                    self._emit("error", error)
+            except Exception as error:  # noqa: BLE001  (a handler's bug must not cost audio)
+                self._handler_failed(event, error)
                 continue
             if inspect.isawaitable(result):
                 call = asyncio.ensure_future(result)
                 self._calls.add(call)
-                call.add_done_callback(self._calls.discard)
+                call.add_done_callback(functools.partial(self._handled, event))
+
+    def _handled(self, event: str, call: asyncio.Future[Any]) -> None:
+        self._calls.discard(call)
+        error = None if call.cancelled() else call.exception()
+        if error is not None:
+            self._handler_failed(event, error)
+
+    def _handler_failed(self, event: str, error: BaseException) -> None:
+        if event == "error":  # nobody is left who could be told
+            _log.error("a handler of error failed: %s", type(error).__name__)
+        else:
+            self._emit("error", error)
 
     def _told(self, happening: Happening) -> None:
         detail = happening.detail or {}
@@ -233,7 +237,7 @@ connectionFailed, statusChanged, networkChanged
                 self._emit("reconnecting", detail["attempt"])
             case "message":
                 self._emit("message", detail)
-            case "lost" | "overflow" | "gap" | "warning" | "refused":
+            case "lost" | "overflow" | "gap" | "warning" | "refused" | "bug":
                 self._emit("error", EdgeError(happening.text))
 
     def _state_changed(self, new: str, old: str) -> None:
@@ -254,6 +258,7 @@ connectionFailed, statusChanged, networkChanged
                 self._outcome.set_result(None)
             else:
                 self._outcome.set_exception(failure)
+                self._outcome.exception()  # `connect` may have been cancelled
 
     # --- the connection --------------------------------------------------------------------------------------------
 
@@ -269,19 +274,20 @@ connectionFailed, statusChanged, networkChanged
             raise ConfigError(
                 "agent and user must not be empty", remedy="an aia-v4 server would take them and go wrong"
             )
-        self._pushed = _PushSource(self._audio, self._policy.packet_frames)
-        pushed = self._pushed
+        ring_seconds = self._options.ring_seconds
+        pushed = PushSource(self._audio, self._policy.packet_frames, int(ring_seconds * self._audio.rate_hz))
         settings: JsonObject = {"agent": agent, "event": user}
-        self._device = Device(
-            lambda: pushed, self._audio, self._policy, self._options.ring_seconds, settings, self._uplink, self._told
+        self._device = device = Device(
+            lambda: pushed, self._audio, self._policy, ring_seconds, settings, self._uplink, self._told
         )
-        self._outcome = asyncio.get_running_loop().create_future()
-        self._recording, _ = await self._device.start()
-        self._delivering = asyncio.create_task(self._device.run(), name="deliver")
-        await asyncio.wait([self._outcome, self._delivering], return_when=asyncio.FIRST_COMPLETED)
-        if self._delivering.done():
-            self._delivering.result()
-        self._outcome.result()
+        self._pushed, self._closing = pushed, None
+        self._outcome = outcome = asyncio.get_running_loop().create_future()
+        self._recording, _ = await device.start()
+        self._delivering = delivering = asyncio.create_task(device.run(), name="deliver")
+        await asyncio.wait([outcome, delivering], return_when=asyncio.FIRST_COMPLETED)
+        if not outcome.done():
+            raise Unreachable("closed before there was a connection")
+        outcome.result()
 
     def send_audio(self, pcm: bytes | bytearray | memoryview, timestamp: float | None = None) -> int:
         """Take over signed 16-bit little-endian frames, channels interleaved; returns how many frames were accepted.
@@ -291,26 +297,30 @@ connectionFailed, statusChanged, networkChanged
         """
         if self._device is None or self._pushed is None:
             raise ConfigError("send_audio needs a connection", remedy="call connect first")
-        if len(pcm) % self._audio.frame_bytes:
-            raise ConfigError(f"{len(pcm)} bytes are no whole number of {self._audio.frame_bytes}-byte frames")
+        data = bytes(pcm)
+        if len(data) % self._audio.frame_bytes:
+            raise ConfigError(f"{len(data)} bytes are no whole number of {self._audio.frame_bytes}-byte frames")
         boot_s = boot_clock()
         if timestamp is not None:
+            if not math.isfinite(timestamp):
+                raise ConfigError(f"{timestamp} is no time")
             boot_s += timestamp / 1000 - time.time()
-        return self._pushed.push(Block(bytes(pcm), boot_s), self._device.ring.free_frames)
+        return self._pushed.push(Block(data, boot_s), self._device.ring.tail)
 
     def start_audio_capture(self) -> None:
         """Record from the option `source` into this connection. Its errors come as the event "error"."""
         if self._device is None or self._pushed is None:
             raise ConfigError("capture needs a connection", remedy="call connect first")
-        if self._feeder is not None:
+        if self._feeder is not None and self._feeder.is_running:
             raise ConfigError("capture is running", remedy="call stop_audio_capture first")
         source = open_source(self._options.source, self._audio, self._policy.packet_frames, "realtime")
         device, pushed, loop = self._device, self._pushed, asyncio.get_running_loop()
-        self._feeder = _Feeder(
-            source,
-            lambda block: pushed.push(block, device.ring.free_frames),
-            lambda error: loop.call_soon_threadsafe(self._emit, "error", error),
-        )
+
+        def fail(error: EdgeError) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                loop.call_soon_threadsafe(self._emit, "error", error)
+
+        self._feeder = Feeder(source, lambda block: pushed.push(block, device.ring.tail), fail)
 
     async def stop_audio_capture(self) -> None:
         """End what `start_audio_capture` began; what was captured is still delivered."""
@@ -339,64 +349,70 @@ connectionFailed, statusChanged, networkChanged
     async def close(self) -> dict[str, Any]:
         """End the recording, deliver for up to `drain_timeout` seconds, disconnect; returns the account in frames.
 
-        What the account calls pending was not delivered and is gone with this object.
+        What the account calls pending was not delivered and is gone with this object. A second call returns the same.
         """
-        device, delivering, recording = self._device, self._delivering, self._recording
-        if device is None or recording is None:
-            return {}
+        if self._closing is None:
+            if self._device is None:
+                return {}
+            self._closing = asyncio.create_task(self._close(self._device), name="close")
+        caller = asyncio.current_task()
+        if caller is not None:
+            self._closers.add(caller)
+        try:
+            return await asyncio.shield(self._closing)
+        finally:
+            self._closers.discard(caller)
+
+    async def _close(self, device: Device) -> dict[str, Any]:
         await self.stop_audio_capture()
-        if self._pushed is not None:
-            self._pushed.push(Block(b"", boot_clock(), ended=True), 0)
+        pushed, self._pushed = self._pushed, None
+        if pushed is not None:
+            pushed.push(Block(b"", boot_clock(), ended=True), device.ring.tail)
         await device.ended()
-        if delivering is not None:
-            delivered = asyncio.create_task(device.delivered())
-            refused = asyncio.create_task(self._uplink.refused())
-            await asyncio.wait(
-                [delivered, refused, delivering],
-                timeout=self._options.drain_timeout,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            for task in (delivered, refused, delivering):
-                task.cancel()
-            await asyncio.wait([delivered, refused, delivering])
+        if self._delivering is not None:
+            await self._drain(device, self._delivering)
         await self._server.close()
-        self._device = self._delivering = self._pushed = None
+        self._device = self._delivering = None
         self._was_connected = False
-        account = recording.account()
+        account = self._recording.account() if self._recording is not None else {}
         self._emit("close", account)
-        if self._calls:
-            await asyncio.wait(self._calls)
+        # A handler that waits for this very end is not waited for.
+        calls = self._calls - self._closers
+        if calls:
+            await asyncio.wait(calls, timeout=self._options.connection_timeout)
         return account
 
-
-class _Feeder:
-    """A thread that reads a source and hands over its blocks."""
-
-    def __init__(self, source: Source, push: Callable[[Block], int], fail: Callable[[EdgeError], object]) -> None:
-        self._source = source
-        self._push = push
-        self._fail = fail
-        self._is_stopping = False
-        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Wait for the read that is under way."""
-        self._is_stopping = True
-        self._thread.join()
-
-    def _run(self) -> None:
+    async def _drain(self, device: Device, delivering: asyncio.Task[None]) -> None:
+        waits = [delivering, asyncio.create_task(device.delivered()), asyncio.create_task(device.refused())]
         try:
-            self._source.open()
-            while not self._is_stopping:
-                block = self._source.read()
-                self._push(Block(block.data, block.boot_s, block.lost_frames, block.cause))
-                if block.ended:
-                    return
-        except EdgeError as error:
-            self._fail(error)
+            await asyncio.wait(waits, timeout=self._options.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._source.close()
+            for task in waits:
+                task.cancel()
+            await asyncio.wait(waits)
+
+
+def _check_url(url: str, *, allow_insecure: bool) -> None:
+    rule = KEYS["server.url"].setting.rule
+    fault = rule.fault(url)
+    if fault is not None:
+        raise ConfigError(f"base_url must be {rule.text}" + (f": {fault}" if fault else ""))
+    if url.lower().startswith("http:") and not is_loopback(url) and not allow_insecure:
+        raise ConfigError("token and audio would travel readable", remedy="write https://, or give allow_insecure=True")
+
+
+def _packet_frames(chosen: Options) -> int:
+    """Frames of a packet. Raises ConfigError for options that do not fit together, as the configuration does."""
+    frames, rest = divmod(chosen.rate * chosen.packet_ms, 1000)
+    if rest:
+        raise ConfigError(f"{chosen.packet_ms} ms at {chosen.rate} Hz are no whole number of frames")
+    if chosen.segment_target_ms < OVERLAP_MS + chosen.packet_ms:
+        raise ConfigError(f"segment_target_ms must be at least {OVERLAP_MS} ms and one packet")
+    if chosen.max_reconnect_delay < chosen.initial_reconnect_delay:
+        raise ConfigError("max_reconnect_delay must not be below initial_reconnect_delay")
+    if chosen.ring_seconds * chosen.rate * chosen.channels * SAMPLE_BYTES > MAX_RING_BYTES:
+        raise ConfigError(f"ring_seconds must not take more than {MAX_RING_BYTES >> 20} MiB")
+    return frames
 
 
 __all__ = ["EVENTS", "Options", "ResilientWebSocket", "ServerRefused"]

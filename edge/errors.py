@@ -7,7 +7,8 @@
     |-- MicrophoneError              6   environment  absent, gone, or not what was asked for
     |-- Unreachable                  3   environment  no way to the server just now: worth another try
     |-- ServerRefused                5   remote       the server said no: a person has to change something
-    `-- PacketError                  5   remote       bytes that are no PCM1 packet
+    |-- PacketError                  5   remote       bytes that are no PCM1 packet
+    `-- UnreadableError              3   environment  audio kept on disk that cannot be read back
 
 An error's text is one line for a person: what happened, what it means for the audio, what to do.
 The command line prints exactly that and leaves with `exit_code`; it never prints a traceback.
@@ -99,3 +100,10 @@ class PacketError(EdgeError):
 
     exit_code = ExitCode.REFUSED
     fault = Fault.REMOTE
+
+
+class UnreadableError(EdgeError):
+    """Audio that was kept on disk cannot be read back; it is left as it is."""
+
+    exit_code = ExitCode.PENDING
+    fault = Fault.ENVIRONMENT

@@ -17,6 +17,9 @@ from edge.errors import EdgeError, ServerRefused, Unreachable
 from edge.runtime.ports import JsonObject, SessionStatus
 
 _STOP_TIMEOUT_S = 90.0  # a stop blocks until the tail is transcribed
+# For TCP and again for TLS, so that both end before the whole call does: a handshake that is cut short from outside
+# leaves its socket open (httpcore 1.0), and a server that hangs would be given one more with each call.
+_CONNECT_SHARE = 0.45
 _MAX_BODY = 1 << 20
 _MAX_SESSION_ID = 256
 _MAX_QUOTE = 200
@@ -52,7 +55,7 @@ class HttpServerApi:
                 "check server.agent and server.event",
             )
         session_id = body.get("session_id") if isinstance(body, dict) else None
-        if not isinstance(session_id, str) or not 0 < len(session_id) <= _MAX_SESSION_ID or not session_id.isprintable():
+        if not isinstance(session_id, str) or not _is_session_id(session_id):
             raise ServerRefused(
                 "the answer names no session", "audio is kept", "check that server.url is an aia-v4 server"
             )
@@ -99,7 +102,7 @@ class HttpServerApi:
                     self._base_url + path,
                     json=body,
                     headers=self._headers(),
-                    timeout=httpx.Timeout(self._timeout_s, read=timeout_s),
+                    timeout=httpx.Timeout(timeout_s, connect=_CONNECT_SHARE * self._timeout_s),
                 )
                 answer = await client.send(request, stream=True)
                 try:
@@ -177,6 +180,10 @@ def _json(content: bytes) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError):
         return None
+
+
+def _is_session_id(text: str) -> bool:
+    return 0 < len(text) <= _MAX_SESSION_ID and text.isprintable()
 
 
 def _count(value: Any, otherwise: int) -> int:

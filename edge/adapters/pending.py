@@ -20,16 +20,12 @@ from uuid import UUID
 
 from edge.core.ledger import Ledger
 from edge.core.packet import HEADER_BYTES, AudioFormat, decode_header
-from edge.errors import EdgeError, PacketError
+from edge.errors import EdgeError, PacketError, UnreadableError
 
 _VERSION = 1
 _META = "recording.json"
 _PACKETS = "packets.pcm1"
 _NEW, _GONE = ".new", ".gone"
-
-
-class PendingError(EdgeError):
-    """A kept recording that cannot be read; it is left as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +102,7 @@ def drop(folder: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def kept(pending: Path) -> Iterator[Kept | PendingError]:
+def kept(pending: Path) -> Iterator[Kept | UnreadableError]:
     """What was kept, oldest first; a folder that cannot be read is reported and left as it is."""
     try:
         found = sorted(pending.iterdir(), key=_age)
@@ -119,14 +115,14 @@ def kept(pending: Path) -> Iterator[Kept | PendingError]:
             continue
         try:
             yield _load(folder)
-        except Exception as error:  # whatever may stand in a damaged file, it must not keep anybody from recording
+        except Exception as error:  # noqa: BLE001  (whatever stands in a damaged file, it stops nobody from recording)
             why = str(error) if isinstance(error, EdgeError | ValueError) else type(error).__name__
             why = error.strerror or why if isinstance(error, OSError) else why
             yield _unreadable(folder, why)
 
 
-def _unreadable(folder: Path, why: str) -> PendingError:
-    return PendingError(
+def _unreadable(folder: Path, why: str) -> UnreadableError:
+    return UnreadableError(
         f"the kept recording {folder} cannot be read ({why})", "it is left as it is", "copy it away and look"
     )
 
@@ -140,12 +136,8 @@ def _age(folder: Path) -> tuple[float, str]:
 
 
 def _load(folder: Path) -> Kept:
-    meta = json.loads((folder / _META).read_bytes())
-    if meta["version"] != _VERSION:
-        raise ValueError(f"version {meta['version']} is not {_VERSION}")
-    recording_id = str(UUID(meta["recording"]))
-    if recording_id != folder.name:
-        raise ValueError(f"it is a copy of {recording_id}")
+    meta = _meta(folder)
+    recording_id = folder.name
     audio = AudioFormat(int(meta["rate"]), int(meta["channels"]))
     first, base_frames = int(meta["first_seq"]), int(meta["delivered_frames"])
     lost_before = {str(cause): int(frames) for cause, frames in meta["lost"].items()}
@@ -156,20 +148,12 @@ def _load(folder: Path) -> Kept:
     for before_seq, frames, cause in meta["gaps"]:
         gaps.setdefault(before_seq, []).append((frames, cause))
     path = folder / _PACKETS
-    with path.open("rb") as packets:
-        size = os.fstat(packets.fileno()).st_size
-        seq = first
-        while packets.tell() < size:
-            start = packets.tell()
-            frames = int.from_bytes(packets.read(HEADER_BYTES)[16:18], "little")
-            packets.seek(start)
-            header = decode_header(packets.read(HEADER_BYTES + frames * audio.frame_bytes))
-            if header.seq != seq or (header.rate_hz, header.channels) != (audio.rate_hz, audio.channels):
-                raise PacketError(f"packet {header.seq} stands where {seq} belongs")
-            for lost, cause in gaps.pop(seq, ()):
-                ledger.gap(lost, cause)
-            ledger.capture(header.frames)
-            seq += 1
+    seq = first
+    for packet_frames in _packets(path, audio, first):
+        for lost, cause in gaps.pop(seq, ()):
+            ledger.gap(lost, cause)
+        ledger.capture(packet_frames)
+        seq += 1
     for lost, cause in gaps.pop(seq, ()):
         ledger.gap(lost, cause)
     ledger.end()
@@ -193,6 +177,32 @@ def _load(folder: Path) -> Kept:
         return data
 
     return Kept(recording_id, audio, ledger, dict(meta["settings"]), wire, folder)
+
+
+def _meta(folder: Path) -> dict[str, Any]:
+    meta: dict[str, Any] = json.loads((folder / _META).read_bytes())
+    if meta["version"] != _VERSION:
+        raise ValueError(f"version {meta['version']} is not {_VERSION}")
+    recording_id = str(UUID(meta["recording"]))
+    if recording_id != folder.name:
+        raise ValueError(f"it is a copy of {recording_id}")
+    return meta
+
+
+def _packets(path: Path, audio: AudioFormat, first_seq: int) -> Iterator[int]:
+    """The frames of each packet. Raises PacketError where one is not whole or not in its place."""
+    seq = first_seq
+    with path.open("rb") as packets:
+        size = os.fstat(packets.fileno()).st_size
+        while packets.tell() < size:
+            start = packets.tell()
+            frames = int.from_bytes(packets.read(HEADER_BYTES)[16:18], "little")
+            packets.seek(start)
+            header = decode_header(packets.read(HEADER_BYTES + frames * audio.frame_bytes))
+            if header.seq != seq or (header.rate_hz, header.channels) != (audio.rate_hz, audio.channels):
+                raise PacketError(f"packet {header.seq} stands where {seq} belongs")
+            yield header.frames
+            seq += 1
 
 
 def _write(path: Path, parts: Iterable[bytes]) -> None:

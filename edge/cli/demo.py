@@ -34,6 +34,7 @@ HELP = (
 )
 _SABOTAGE_AFTER_S = 2.0  # into the noise
 _PACKETS_A_SECOND = 10
+_NO_SPEECH = "tests/data/speech.wav is not here (it comes with a checkout): a tone stands for speech"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +77,7 @@ class _Demo:
     failure: EdgeError | None = None
     account: dict[str, Any] | None = None
     emitted: int = 0
+    was_live: bool = False
 
     @property
     def source(self) -> Path:
@@ -98,6 +100,7 @@ class _Demo:
             withheld if self.is_sabotaged else None,
         )
         screen = Screen(self.console, self.story, self.course.total_s)
+        self.was_live = screen.is_live
         with StateDirectory(private / "state") as state:
             async with Stage(settings, state, self.story) as stage:
                 following = asyncio.create_task(screen.follow(stage), name="screen")
@@ -115,7 +118,7 @@ class _Demo:
         """Write the source; returns the number of a packet that only noise is in."""
         spoken = demo_source.speech()
         if not spoken:
-            self.console.print("tests/data/speech.wav is not here (it comes with a checkout): a tone stands for speech")
+            self.console.print(_NO_SPEECH, highlight=False, soft_wrap=True)
             spoken = demo_source.tone(self.course.speech_s)
         spoken = spoken[: int(self.course.speech_s * demo_source.RATE_HZ) * demo_source.FRAME_BYTES]
         demo_source.write(self.source, spoken, self.course.source_s)
@@ -127,7 +130,7 @@ class _Demo:
     def report(self) -> int:
         """Audit, account, picture and files; returns the exit code."""
         verdict = self._judge()
-        if self.console.is_terminal:  # the screen is gone, and with it the events
+        if self.was_live:  # the screen is gone, and with it the events
             for event in self.story.events:
                 self.console.print(str(event), markup=False, highlight=False, soft_wrap=True)
         if self.account is not None:

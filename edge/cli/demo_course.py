@@ -10,6 +10,7 @@ from edge.cli.demo_stage import Stage
 from edge.cli.demo_story import Actor
 from edge.errors import EdgeError
 
+_MACHINE_S = 2.5  # what an ordinary machine needs to start two receivers
 _PATIENCE_S = 40.0  # for what must come, on a slow machine as well
 
 
@@ -34,7 +35,7 @@ class Course:
     @property
     def total_s(self) -> float:
         """About how long it takes, for a progress bar."""
-        waits_s = 7 * self.first_delay_s + 2 * self.first_delay_s
+        waits_s = 8 * self.first_delay_s + _MACHINE_S
         return self.before_s + self.cut_s + 2 * self.between_s + waits_s + self.outage_s + self.last_s
 
     @property
@@ -69,7 +70,7 @@ async def _begin(stage: Stage, course: Course) -> None:
     story = stage.story
     story.now = "A receiver starts on this machine. Between it and the recorder is a proxy that can cut the way."
     await stage.receiver.start()
-    story.say(Actor.DEMO, f"receiver started; sessions survive {course.grace_s:g} s without a connection")
+    story.say(Actor.DEMO, f"receiver started; it keeps a lost session for {course.grace_s:g} s")
     if stage.withheld is not None:
         story.say(Actor.DEMO, f"SABOTAGE: of packet {stage.withheld} only one frame will be sent; the audit must fail")
     story.now = "RECORD is pressed. Real speech first, then quiet noise that shows its place."

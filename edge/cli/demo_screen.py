@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from edge.runtime.device import Status
 
 _TICK_S = 0.125
 _BAR = 24
-_HOLD = 4  # of so many levels the loudest is shown
+_HOLD = 3  # of so many levels the loudest is shown; they are taken when there is something to measure
 _LEVEL_FLOOR_DBFS = -60.0
 _STYLES = {Actor.DEMO: "bold yellow", Actor.BUTTON: "bold magenta", Actor.RECORDER: "bold cyan"}
 
@@ -48,9 +49,9 @@ class Screen:
         self._story = story
         self._total_s = total_s
         self._levels: deque[float] = deque(maxlen=_HOLD)
-        self._is_live = console.is_terminal and not console.is_dumb_terminal
+        self.is_live = sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal
         self._glyphs = _ASCII if console.options.ascii_only else _Glyphs()
-        if not self._is_live:
+        if not self.is_live:
             story.on_event = self._print
 
     def _print(self, event: Event) -> None:
@@ -58,7 +59,7 @@ class Screen:
 
     @contextmanager
     def _live(self) -> Iterator[Live | None]:
-        if not self._is_live:
+        if not self.is_live:
             yield None
             return
         with Live(console=self._console, screen=True, auto_refresh=False, redirect_stderr=False) as live:
@@ -98,11 +99,12 @@ class Screen:
 
     def _recorder(self, status: Status, stage: Stage) -> RenderableType:
         rows = Table.grid(padding=(0, 2))
-        rows.add_column(style="bold", width=8, no_wrap=True)
+        rows.add_column(style="bold", min_width=8, no_wrap=True)
         rows.add_column(no_wrap=True)
         rows.add_row("panel", self._panel(stage))
-        self._levels.append(status.level_dbfs)
-        dbfs = max(self._levels)
+        if status.ring_used:
+            self._levels.append(status.level_dbfs)
+        dbfs = max(self._levels, default=_LEVEL_FLOOR_DBFS)
         level = (dbfs - _LEVEL_FLOOR_DBFS) / -_LEVEL_FLOOR_DBFS if status.is_recording else 0.0
         loudness = f"{dbfs:4.0f} dBFS" if status.is_recording else ""
         rows.add_row("level", self._bar(level, "green") + Text(f"  {loudness}"))
@@ -151,8 +153,8 @@ class Screen:
 
     def _events(self) -> RenderableType:
         rows = Table.grid(padding=(0, 2))
-        rows.add_column(justify="right", no_wrap=True, style="dim")
-        rows.add_column(no_wrap=True)
+        rows.add_column(no_wrap=True, style="dim", min_width=7)
+        rows.add_column(no_wrap=True, min_width=8)
         rows.add_column(no_wrap=True, overflow="ellipsis")
         room = max(1, self._console.height - 1 - 4 - 9 - 2)
         for event in self._story.events[-room:]:

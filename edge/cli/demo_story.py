@@ -50,7 +50,9 @@ class Sample:
 
 
 # What the recorder says and the demo repeats. The rest is on the screen anyhow, or said in the demo's own words.
-_REPEATED = {"woken", "gap", "overflow", "warning", "orphan", "takeover", "session-gone", "server-stopping", "refused"}
+_REPEATED = {
+    "bug", "gap", "orphan", "overflow", "refused", "server-stopping", "session-gone", "takeover", "warning", "woken",
+}  # fmt: skip
 _STILL_LOST = "the server cannot be reached"  # no news while it was cut off by the demo itself
 
 

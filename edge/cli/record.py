@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -13,17 +14,16 @@ from pathlib import Path
 
 from edge import app
 from edge.adapters.state import StateDirectory, default_state_path
-from edge.cli import output
 from edge.cli.options import add_config_options, load_config
 from edge.errors import EdgeError, ExitCode, ServerRefused
 from edge.runtime.device import Device, Status
-from edge.runtime.ports import Panel
-from edge.runtime.recording import Recording
+from edge.runtime.ports import JsonObject, Panel
 from edge.runtime.uplink import Happening
 
 HELP = (
     "Record from SOURCE until N seconds, its end or Ctrl-C; then deliver all. A second Ctrl-C keeps the rest for later."
 )
+CARD = "card"
 _LINE_S = 0.2
 _QUIET = {"waiting", "message", "connected"}
 
@@ -81,19 +81,29 @@ class Screen:
     def say(self, text: str) -> None:
         """One line for people, with the time."""
         self.clear()
-        print(f"{time.strftime('%H:%M:%S')} {' '.join(text.split())}", file=sys.stderr, flush=True)
+        line = " ".join(text.split())
+        line = "".join(sign if sign.isprintable() else "?" for sign in line)
+        self._print(f"{time.strftime('%H:%M:%S')} {line}\n")
 
     def show(self, status: Status) -> None:
         """Replace the live line."""
         if self._is_live:
-            print("\r\x1b[2K" + _live_line(status), end="", file=sys.stderr, flush=True)
+            self._print("\r\x1b[2K" + _live_line(status))
             self._has_line = True
 
     def clear(self) -> None:
         """Take the live line away."""
         if self._has_line:
-            print("\r\x1b[2K", end="", file=sys.stderr)
+            self._print("\r\x1b[2K")
             self._has_line = False
+
+    @staticmethod
+    def _print(text: str) -> None:
+        """Nobody may be there to read it (a closed pipe, a full disk): the recording goes on all the same."""
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(text)
+                sys.stderr.flush()
 
 
 def _live_line(status: Status) -> str:
@@ -131,31 +141,40 @@ class _Run:
         seconds = self._args.seconds
         limit = None if seconds is None else max(1, round(seconds * self._device.audio.rate_hz))
         delivering = asyncio.create_task(self._device.run(self._app.forget), name="deliver")
-        showing = asyncio.create_task(self._show(), name="live line")
-        lighting = asyncio.create_task(self._device.show(), name="panel")
-        recording: Recording | None = None
-        error: EdgeError | None = None
+        tasks = [
+            delivering,
+            asyncio.create_task(self._show(), name="live line"),
+            asyncio.create_task(self._device.show(), name="panel"),
+        ]
+        failure: EdgeError | None = None
+        unkept: dict[str, str] = {}
         try:
             recording, _ = await self._device.start(limit)
-            self._app.owe_kept(self._screen.tell)
+            self._app.owe_kept()
             error = await self._device.ended()
             if error is not None:
                 self._screen.say(str(error))
             await self._drain(delivering)
         finally:
-            showing.cancel()
-            lighting.cancel()
-            failure = self._device.uplink.session.failure if self._device.uplink.session else None
-            delivering.cancel()
-            await asyncio.wait([delivering, showing, lighting])
+            session = self._device.uplink.session
+            failure = session.failure if session else None
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            bugs = [bug for task in tasks if not task.cancelled() and (bug := task.exception())]
             self._screen.clear()
-            self._keep_rest()
+            unkept = self._keep_rest()
             await self._app.server.close()
-        if not delivering.cancelled() and delivering.exception() is not None:
-            self._screen.say(f"delivery broke: {delivering.exception()}")
-            error = error or EdgeError("delivery broke")
-        self._report(recording)
-        return _exit_code(recording, error, failure, bool(self._device.undelivered))
+        if bugs:
+            raise bugs[0]
+        account = recording.account()
+        if recording.recording_id in unkept:
+            lost: dict[str, int] = account["lost"]
+            lost[CARD] = lost.get(CARD, 0) + account["pending"]
+            account["pending"] = 0
+        self._report(account)
+        is_owed = any(not owed.is_whole and owed.recording_id not in unkept for owed in self._device.undelivered)
+        return _exit_code(account, self._device.bug or error, failure, is_owed)
 
     def _interrupted(self) -> None:
         self._interrupts += 1
@@ -171,7 +190,7 @@ class _Run:
         waits = [
             asyncio.create_task(self._device.delivered()),
             asyncio.create_task(self._enough.wait()),
-            asyncio.create_task(self._device.uplink.refused()),
+            asyncio.create_task(self._device.refused()),
         ]
         await asyncio.wait([*waits, delivering], timeout=self._args.drain_timeout, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
@@ -182,24 +201,27 @@ class _Run:
             self._screen.show(self._device.status())
             await asyncio.sleep(_LINE_S)  # the rhythm of a display
 
-    def _keep_rest(self) -> None:
-        try:
-            self._app.keep_rest(self._screen.tell)
-        except OSError as error:
-            seconds = sum(
-                recording.audio.seconds(recording.ledger.ram_frames) for recording in self._device.undelivered
-            )
-            output.complain(f"{seconds:.1f} s of audio are lost: they cannot be kept on disk ({error.strerror})")
+    def _keep_rest(self) -> dict[str, str]:
+        failed = self._app.keep_rest()
+        for recording in self._device.undelivered:
+            reason = failed.get(recording.recording_id)
+            if reason is not None and self._app.is_kept(recording):
+                self._screen.say(f"how far recording {recording.recording_id} came cannot be noted ({reason})")
+                del failed[recording.recording_id]
+            elif reason is not None:
+                seconds = recording.audio.seconds(recording.ledger.ram_frames)
+                self._screen.say(f"{seconds:.1f} s of audio are lost: they cannot be kept on disk ({reason})")
+        return failed
 
-    def _report(self, recording: Recording) -> None:
+    def _report(self, account: JsonObject) -> None:
         if self._args.json:
-            print(json.dumps(recording.account()), flush=True)
+            print(json.dumps(account), flush=True)
             return
-        ledger, seconds = recording.ledger, recording.audio.seconds
-        causes = "".join(f", {seconds(frames):.3f} s lost ({cause})" for cause, frames in ledger.lost.items())
+        seconds = self._device.audio.seconds
+        causes = "".join(f", {seconds(frames):.3f} s lost ({cause})" for cause, frames in account["lost"].items())
         self._screen.say(
-            f"{seconds(ledger.expected):.3f} s: {seconds(ledger.delivered_frames):.3f} s delivered, "
-            f"{seconds(ledger.ram_frames):.3f} s kept for later{causes}"
+            f"{seconds(account['expected']):.3f} s: {seconds(account['delivered']):.3f} s delivered, "
+            f"{seconds(account['pending']):.3f} s kept for later{causes}"
         )
 
 
@@ -207,12 +229,13 @@ def _in(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> Callab
     """`function`, callable from a thread of the pin library."""
 
     def call() -> None:
-        loop.call_soon_threadsafe(function)
+        with contextlib.suppress(RuntimeError):  # pressed while the command ends
+            loop.call_soon_threadsafe(function)
 
     return call
 
 
-def _exit_code(recording: Recording, error: EdgeError | None, failure: EdgeError | None, is_owed: bool) -> int:
+def _exit_code(account: JsonObject, error: EdgeError | None, failure: EdgeError | None, is_owed: bool) -> int:
     """The gravest that applies: our bug, refused, pending, no microphone, lost."""
     if error is not None and error.exit_code is ExitCode.INTERNAL:
         return ExitCode.INTERNAL
@@ -220,4 +243,4 @@ def _exit_code(recording: Recording, error: EdgeError | None, failure: EdgeError
         return ExitCode.REFUSED if isinstance(failure, ServerRefused) else ExitCode.PENDING
     if error is not None:
         return error.exit_code
-    return ExitCode.LOST if recording.ledger.lost else ExitCode.WHOLE
+    return ExitCode.LOST if account["lost"] else ExitCode.WHOLE

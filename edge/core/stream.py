@@ -89,6 +89,8 @@ def _is_held(c: Context, now: float) -> bool:
 
 def send_barrier(c: Context, now: float) -> None:
     """A JSON ping behind all that was sent: its pong is the confirmation."""
+    if not c.delivery.is_waiting():
+        c.progress_at = now  # patience begins with the question
     c.delivery.barrier(now)
     c.barriered = c.delivery.sent
     c.barrier_at = now
@@ -264,7 +266,6 @@ def stalled(c: Context, now: float) -> None:
 
 def heartbeat_due(c: Context, now: float) -> None:
     """Nothing is unconfirmed: keep the session from idling out, and the way tested."""
-    c.progress_at = now
     send_barrier(c, now)
     pump(c, now)
 

@@ -40,6 +40,7 @@ class Committer:
         self._account_ticket = -1
         self._is_untidy = False
         self._task = asyncio.create_task(self._run(), name=f"commit {store.account.recording}")
+        self._task.add_done_callback(self._ended)
 
     @property
     def is_in_trouble(self) -> bool:
@@ -99,7 +100,7 @@ class Committer:
         """End at once; what is not durable is forgotten."""
         self._closing = True
         self._wake.set()
-        await self._task
+        await asyncio.wait([self._task])
         await self._in_thread(self._store.close)
 
     # --- the task ---
@@ -113,6 +114,11 @@ class Committer:
                 return
             await self._tidy(is_idle=batch is None)
             self._release()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:  # our bug: nothing of this recording is acknowledged any more
+            log.error("recording %s: commits ended by %r", self._store.account.recording, error)
 
     async def _wait(self) -> None:
         """Until there is something, or until header or account have been out of date for long enough."""

@@ -74,6 +74,7 @@ class Face:
         self._token = config.token.encode()
         self.conflict = False  # a session of the server's other type is active, for anyone: 409
         self.sockets: set[Socket] = set()
+        self._strangers = 0
         self.app = web.Application(middlewares=[self._guard], client_max_size=config.limits.body_bytes)
         self.app.add_routes(
             [
@@ -149,25 +150,37 @@ class Face:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         if request.transport is None:
             raise Refused(503, "the client is gone")
+        socket = Socket(self._config.limits, self._config.timing)
+        if not self._may(request.query.get("token", "")):
+            return await self._show_out(request, socket)
         if len(self.sockets) >= self._config.limits.sockets:
             raise Refused(503, "too many sockets")
-        socket = Socket(self._config.limits, self._config.timing)
         self.sockets.add(socket)
         try:
             await socket.open(request)
-            if self._may(request.query.get("token", "")):
-                session_id = request.match_info["session_id"][:_SESSION_ID_CHARS]
-                client_id = request.query.get("client_id", "")[:_SESSION_ID_CHARS]
-                resume = request.query.get("resume", "0") in ("1", "true")
-                await self._backend.stream(socket, session_id, client_id, resume=resume)
-            # A wrong token: the handshake, then 1000 without a reason and without hello.
+            session_id = request.match_info["session_id"][:_SESSION_ID_CHARS]
+            client_id = request.query.get("client_id", "")[:_SESSION_ID_CHARS]
+            resume = request.query.get("resume", "0") in ("1", "true")
+            await self._backend.stream(socket, session_id, client_id, resume=resume)
         finally:
             await asyncio.shield(socket.finish())
             self.sockets.discard(socket)
         return socket.response
 
+    async def _show_out(self, request: web.Request, socket: Socket) -> web.StreamResponse:
+        """A wrong token: the handshake, then 1000 without a reason and without hello. Takes no friend's place."""
+        if self._strangers >= self._config.limits.sockets:
+            raise Refused(503, "too many sockets")
+        self._strangers += 1
+        try:
+            await socket.open(request)
+        finally:
+            await asyncio.shield(socket.finish())
+            self._strangers -= 1
+        return socket.response
+
     def _may(self, token: str) -> bool:
-        return hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self._token)
+        return hmac.compare_digest(token.encode("utf-8", "backslashreplace"), self._token)
 
 
 def _bearer(request: web.Request) -> str:

@@ -10,6 +10,7 @@ Everything here blocks and belongs into a thread.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from edge.receiver import wav
 from edge.receiver.segments import Arrival, parse
 from edge.receiver.store import replace_durably, sync_directory
 
+log = logging.getLogger("edge.receiver")
 SESSIONS = "sessions.json"
 SUFFIX = ".kept.pcm1"
 WAV = "kept.wav"
@@ -89,6 +91,15 @@ class KeptRecording:
 
     def _path(self, session_id: str) -> Path:
         return self.folder / f"{session_id}{SUFFIX}"
+
+
+def recover_kept(out: Path) -> None:
+    """Cut off what an earlier receiver was just writing when it died."""
+    for path in sorted(out.glob(f"*/{SESSIONS}")):
+        try:
+            KeptRecording(path.parent).open()
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("%s cannot be read (%s); it is left as it is", path, type(error).__name__)
 
 
 def _arrivals(path: Path) -> Iterator[Arrival]:

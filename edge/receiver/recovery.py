@@ -42,19 +42,20 @@ def load(folder: Path, recording: str) -> RecordingStore:
         data = (folder / store.JOURNAL).read_bytes()
     except FileNotFoundError:
         return RecordingStore(folder, Account(recording, time.time()))
-    with (folder / store.WAV).open("r+b", buffering=0) as samples:
-        sound = _sound_bytes(data, samples.fileno())
-        if sound < len(data):
-            log.warning("recording %s: %d torn bytes cut off its journal", recording, len(data) - sound)
-            os.truncate(folder / store.JOURNAL, sound)
-        if not sound:
-            return RecordingStore(folder, Account(recording, time.time()))
-        account = _replay(data[:sound], recording)
-        if account.audio is not None:
-            data_bytes = account.frames * account.audio.frame_bytes
+    path = folder / store.WAV
+    sound = _sound_bytes(data, path)
+    account = _replay(data[:sound], recording)  # may refuse: until then nothing is changed
+    if sound < len(data):
+        log.warning("recording %s: %d torn bytes cut off its journal", recording, len(data) - sound)
+        os.truncate(folder / store.JOURNAL, sound)
+    if account.audio is not None:
+        data_bytes = account.frames * account.audio.frame_bytes
+        path.touch(0o600)
+        with path.open("r+b", buffering=0) as samples:
             samples.truncate(wav.HEADER_BYTES + data_bytes)
             os.pwrite(samples.fileno(), wav.header(account.audio, data_bytes), 0)
-        os.fsync(samples.fileno())
+            os.fsync(samples.fileno())
+        store.sync_directory(folder)
     account.interrupted(INTERRUPTED)
     return RecordingStore(folder, account, sound)
 
@@ -98,20 +99,22 @@ def wire_packets(folder: Path) -> Iterator[bytes]:
 
 
 def _is_closed(folder: Path) -> bool:
-    """True where the account was written after the last record. Strict folders have no journal: nothing to recover."""
+    """True where the account tells exactly what the journal does, and nobody died. Strict folders have no journal."""
     try:
         size = (folder / store.JOURNAL).stat().st_size
     except OSError:
         return True
     try:
-        return bool(json.loads((folder / store.ACCOUNT).read_bytes())["journal_bytes"] == size)
+        account = json.loads((folder / store.ACCOUNT).read_bytes())
+        is_ended = all(session["ended_by"] for session in account["sessions"])
+        return bool(account["is_durable"] and account["journal_bytes"] == size and is_ended)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _sound_bytes(data: bytes, samples: int) -> int:
+def _sound_bytes(data: bytes, path: Path) -> int:
     """How much of the journal is whole and has its samples. The last packets' samples are read and compared."""
-    wav_bytes = os.fstat(samples).st_size
+    wav_bytes = path.stat().st_size if path.exists() else 0
     tail: deque[_Placed] = deque(maxlen=_TAIL_PACKETS)
     sound = 0
     for record in journal.scan(data):
@@ -121,9 +124,12 @@ def _sound_bytes(data: bytes, samples: int) -> int:
                 break
             tail.append(place)
         sound = record.end
-    for place in tail:
-        if crc32(os.pread(samples, place.size, place.offset)) != place.crc:
-            return place.record_start
+    if not tail:
+        return sound
+    with path.open("rb") as samples:
+        for place in tail:
+            if crc32(os.pread(samples.fileno(), place.size, place.offset)) != place.crc:
+                return place.record_start
     return sound
 
 

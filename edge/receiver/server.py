@@ -134,7 +134,12 @@ class Receiver:
         for socket in list(self._face.sockets):
             socket.close(1001, "receiver stopped")
         if self._runner.server is not None:
-            await asyncio.gather(*(one.closed.wait() for one in list(self._face.sockets)))
+            closing = [asyncio.create_task(one.closed.wait()) for one in self._face.sockets]
+            if closing:
+                _, deaf = await asyncio.wait(closing, timeout=2 * self.config.timing.close)
+                self.drop_sockets()
+                for task in deaf:
+                    task.cancel()
             await self._runner.cleanup()
         if self._socket is not None:
             self._socket.close()

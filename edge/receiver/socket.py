@@ -13,6 +13,8 @@ from aiohttp import WSMsgType, web
 
 from edge.receiver.config import Limits, Timing
 
+INBOX_MESSAGES = 256
+INBOX_BYTES = 1 << 18
 FINALIZE = "Session stopped by server (finalize)"
 Message = dict[str, Any]
 
@@ -27,7 +29,9 @@ class Ended:
 class Socket:
     """Sending never waits: answers queue up, and a client that reads none of them loses its connection.
 
-    Whoever accepts a socket reads it by `receive` until `Ended`, and then calls `finish`.
+    Whoever accepts a socket reads it by `receive` until `Ended`, and then calls `finish`. Reading runs a bounded
+    stretch ahead of whoever handles, so that RFC 6455 pings are answered by themselves, and that `close` can wait for
+    the peer. `news` is set whenever something comes into `inbox`, or the end.
     """
 
     def __init__(self, limits: Limits, timing: Timing) -> None:
@@ -42,6 +46,11 @@ class Socket:
         self._acked = 0
         self._closing: tuple[int, str] | None = None
         self._wake = asyncio.Event()
+        self.inbox: deque[str | bytes] = deque()
+        self.ended: Ended | None = None
+        self.news = asyncio.Event()
+        self._inbox_bytes = 0
+        self._room = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.opened_at = self.heard_at = time.monotonic()
         self.gone = asyncio.Event()
@@ -57,26 +66,36 @@ class Socket:
         self._transport = request.transport
         await self._ws.prepare(request)
         self._start(self._write(), "outbox")
+        self._start(self._read(), "inbox")
 
     def begin_pings(self, *, is_idle_at: Callable[[], float]) -> None:
         """Send the pings that every socket gets; close without a reason once `is_idle_at()` has passed."""
         self._start(self._ping(is_idle_at), "pings")
 
+    @property
+    def is_full(self) -> bool:
+        """True while so much waits in `inbox` that nothing more is read."""
+        return len(self.inbox) >= INBOX_MESSAGES or self._inbox_bytes >= INBOX_BYTES
+
     async def receive(self) -> str | bytes | Ended:
-        """The next message, or how the socket ended. RFC 6455 pings are answered here, ahead of any handler."""
+        """The next message, or how the socket ended. After our own close nothing that comes is told any more."""
         while True:
-            if self.gone.is_set():
+            if self._closing is not None:
                 return Ended(in_order=True)
-            message = await self._ws.receive()
-            match message.type:
-                case WSMsgType.TEXT | WSMsgType.BINARY:
-                    data: str | bytes = message.data
-                    return data
-                case WSMsgType.CLOSE | WSMsgType.CLOSING:
-                    return Ended(in_order=True)
-                case WSMsgType.CLOSED | WSMsgType.ERROR:
-                    # After our own close frame it is no loss.
-                    return Ended(in_order=self._closing is not None)
+            if self.inbox:
+                return self.take()
+            if self.ended is not None:
+                return self.ended
+            self.news.clear()
+            await self.news.wait()
+
+    def take(self) -> str | bytes:
+        """The oldest message in `inbox`."""
+        message = self.inbox.popleft()
+        self._inbox_bytes -= len(message)
+        if not self.is_full:
+            self._room.set()
+        return message
 
     def send(self, message: Message) -> None:
         """Queue one JSON message."""
@@ -99,12 +118,14 @@ class Socket:
         if self._closing is None:
             self._closing = (code, reason)
             self._wake.set()
+            self.news.set()
 
     def abort(self) -> None:
         """Drop the connection at once."""
         self._closing = self._closing or (1006, "")
         self.gone.set()
         self._wake.set()
+        self.news.set()
         if self._transport is not None:
             self._transport.abort()
 
@@ -124,6 +145,29 @@ class Socket:
     def _start(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(coroutine, name=f"socket {name}"))
 
+    async def _read(self) -> None:
+        while True:
+            message = await self._ws.receive()
+            match message.type:
+                case WSMsgType.TEXT | WSMsgType.BINARY:
+                    self.inbox.append(message.data)
+                    self._inbox_bytes += len(message.data)
+                    self.news.set()
+                    if self.is_full:
+                        self._room.clear()
+                        await self._room.wait()
+                case WSMsgType.CLOSE | WSMsgType.CLOSING:
+                    self._end(in_order=True)
+                    return
+                case WSMsgType.CLOSED | WSMsgType.ERROR:
+                    # After our own close frame it is no loss.
+                    self._end(in_order=self._closing is not None)
+                    return
+
+    def _end(self, *, in_order: bool) -> None:
+        self.ended = Ended(in_order=in_order)
+        self.news.set()
+
     async def _write(self) -> None:
         try:
             while not self.gone.is_set():
@@ -140,8 +184,13 @@ class Socket:
             self.abort()
         finally:
             self.gone.set()
+            self.news.set()
 
     async def _close(self, code: int, reason: str) -> None:
+        # The library closes at once under a pending receive, and what the peer still sends would then reset the
+        # connection before the close frame is read. Without one it waits for the peer's answer.
+        self._tasks[1].cancel()
+        await asyncio.wait(self._tasks[1:2])
         async with asyncio.timeout(2 * self._timing.close):
             await self._ws.close(code=code, message=reason.encode())
         if self._transport is not None and self._transport.get_write_buffer_size():

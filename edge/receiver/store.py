@@ -85,10 +85,9 @@ class RecordingStore:
         self._journal_bytes = journal_bytes
         self._audio = account.audio
         self._data_bytes = account.frames * account.audio.frame_bytes if account.audio else 0
-        self._header_bytes = self._data_bytes
+        self._header_bytes = -1 if journal_bytes == 0 else self._data_bytes
         self._header_at = -1e9
-        self._is_new = journal_bytes == 0
-        if self._is_new:
+        if journal_bytes == 0:
             self.fact(
                 Kind.OPENED,
                 {"version": journal.VERSION, "recording": account.recording, "started": account.started_at},
@@ -103,8 +102,8 @@ class RecordingStore:
 
     @property
     def header_is_current(self) -> bool:
-        """True while the WAV header announces all that was committed."""
-        return self._header_bytes == self._data_bytes
+        """True while the WAV header announces all that was committed; without a format there is no WAV file yet."""
+        return self._audio is None or self._header_bytes == self._data_bytes
 
     def has_room(self, frames: int) -> bool:
         """False where `frames` more would make the file larger than any sane recording."""
@@ -215,7 +214,7 @@ class RecordingStore:
     def write_header(self) -> None:
         """Let the WAV header announce all that was committed; not synced, since it can be derived again."""
         if self._audio is not None:
-            self._open()
+            self._open_wav()
             _write_all(self._wav, [memoryview(wav.header(self._audio, self._data_bytes))], 0)
         self._header_bytes, self._header_at = self._data_bytes, time.monotonic()
 
@@ -227,7 +226,8 @@ class RecordingStore:
     def render_account(self) -> bytes:
         """The account as JSON, with the places of the data. Called by the loop, for `write_account`."""
         files = {"wav": WAV, "journal": JOURNAL, "journal_bytes": self._journal_bytes}
-        value = self.account.to_json() | files | {"updated_at": time.time()}
+        state = {"updated_at": time.time(), "is_durable": self.durable == self.accepted}
+        value = self.account.to_json() | files | state
         return (json.dumps(value, indent=1) + "\n").encode()
 
     def close(self) -> None:
@@ -238,23 +238,31 @@ class RecordingStore:
         self._wav = self._journal = -1
 
     def _open(self) -> None:
-        if self._journal >= 0:
-            return
-        self.folder.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        self._wav = os.open(self.folder / WAV, flags, _FILE_MODE)
+        if self._journal < 0:
+            self.folder.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+            self._journal = self._open_file(JOURNAL)
+
+    def _open_wav(self) -> None:
+        if self._wav < 0:
+            self._wav = self._open_file(WAV)
+
+    def _open_file(self, name: str) -> int:
+        path = self.folder / name
+        is_new = not path.exists()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
         try:
-            self._journal = os.open(self.folder / JOURNAL, flags, _FILE_MODE)
-            if self._is_new:
+            if is_new:
                 sync_directory(self.folder)
                 sync_directory(self.folder.parent)
-                self._is_new = False
         except OSError:
-            self.close()
+            os.close(descriptor)
+            path.unlink()
             raise
+        return descriptor
 
     def _write_samples(self, batch: Batch, audio: AudioFormat, header_age: float) -> bool:
         """Samples, length and header; returns whether anything was written."""
+        self._open_wav()
         for offset, buffers in batch.parts:
             _write_all(self._wav, buffers, wav.HEADER_BYTES + offset)
         wanted = wav.HEADER_BYTES + batch.data_bytes

@@ -11,43 +11,41 @@ import logging
 import random
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable, Coroutine
+from itertools import islice
 from typing import Any
 
 from edge.receiver import http
 from edge.receiver.config import ReceiverConfig, StrictConfig
 from edge.receiver.facts import SessionFacts
 from edge.receiver.http import Refused
-from edge.receiver.kept import KeptRecording
+from edge.receiver.kept import KeptRecording, recover_kept
 from edge.receiver.recovery import recording_id
-from edge.receiver.socket import FINALIZE, Ended, Socket
+from edge.receiver.socket import FINALIZE, Socket
 from edge.receiver.strict_session import StrictSession, Verdict
 
 log = logging.getLogger("edge.receiver")
-_INBOX = 256  # messages that are read ahead of the handler
 
 
 class _Handler:
-    """The thread that serves one socket, with what was read for it ahead of time."""
+    """The thread that serves one socket."""
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
-        self.inbox: deque[str | bytes] = deque()
-        self.ended: Ended | None = None
         self.is_replaced = False
-        self.has_text = False
-        self.wake = asyncio.Event()
-        self.room = asyncio.Event()
-        self.room.set()
 
     async def urgent(self, patience_s: float) -> None:
         """Return when there is more than packets to see to, or too many of them, or after `patience_s`."""
+        socket = self.socket
+        seen = 0
         try:
             async with asyncio.timeout(patience_s):
-                while not (self.has_text or self.ended or self.is_replaced or len(self.inbox) >= _INBOX):
-                    await self.wake.wait()
-                    self.wake.clear()
+                while not (socket.ended or self.is_replaced or socket.gone.is_set() or socket.is_full):
+                    if any(isinstance(message, str) for message in islice(socket.inbox, seen, None)):
+                        return
+                    seen = len(socket.inbox)
+                    socket.news.clear()
+                    await socket.news.wait()
         except TimeoutError:
             pass
 
@@ -73,7 +71,8 @@ class StrictBackend:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def recover(self) -> None:
-        """There is nothing to recover."""
+        """There is nothing to go on with; only a packet that was just being written is cut off."""
+        await asyncio.to_thread(recover_kept, self._config.out)
 
     def facts(self) -> list[SessionFacts]:
         """All sessions since the start."""
@@ -151,7 +150,7 @@ class StrictBackend:
     async def stream(self, socket: Socket, session_id: str, client_id: str, *, resume: bool) -> None:
         """Attach without asking whether the session is alive (3), and handle until the end; then clean up (1)."""
         session = self._sessions.get(session_id)
-        if session is None or (session.is_finalised and not self._faults.reattach_to_dead):
+        if session is None or (session.is_over and not self._faults.reattach_to_dead):
             socket.close(1011, "Session not found")
             return
         if session.registered is not None:
@@ -168,12 +167,10 @@ class StrictBackend:
         socket.send({"type": "hello", "session_id": session_id})
         socket.begin_pings(is_idle_at=lambda: socket.heard_at + self._timing.idle)
         handler = self._handlers[socket] = _Handler(socket)
-        reading = asyncio.create_task(self._read(handler))
         try:
             await self._handle(session, handler)
             await asyncio.sleep(self._chance.uniform(*self._strict.cleanup))
         finally:
-            reading.cancel()
             del self._handlers[socket]
             if self._faults.takeover_orphans or session.registered is socket:
                 session.detach()
@@ -185,40 +182,25 @@ class StrictBackend:
         handler = self._handlers.get(old)
         if handler is not None:
             handler.is_replaced = True
-            handler.wake.set()
+            old.news.set()
         if self._faults.takeover_stalls_http:
             self._stalls.add(old.gone)
 
-    async def _read(self, handler: _Handler) -> None:
-        """Ahead of the handler, so that RFC 6455 pings are answered by themselves."""
-        while True:
-            message = await handler.socket.receive()
-            if isinstance(message, Ended):
-                handler.ended = message
-                handler.wake.set()
-                return
-            handler.inbox.append(message)
-            handler.has_text = handler.has_text or isinstance(message, str)
-            handler.wake.set()
-            if len(handler.inbox) >= _INBOX:
-                handler.room.clear()
-                await handler.room.wait()
-
     async def _handle(self, session: StrictSession, handler: _Handler) -> None:
+        socket = handler.socket
         while True:
-            await handler.wake.wait()
-            handler.wake.clear()
+            if not socket.inbox and not socket.ended:
+                socket.news.clear()
+                await socket.news.wait()
             # Packets that no ping has pushed through yet are slow to be handled; a reset takes them along.
             await handler.urgent(self._strict.hold)
-            ended = handler.ended
+            ended = socket.ended
             if ended is not None and not ended.in_order and self._faults.reset_loses_in_flight:
                 return
-            handler.has_text = False
-            while handler.inbox and not handler.is_replaced:
-                if not await self._message(session, handler.socket, handler.inbox.popleft()):
+            while socket.inbox and not handler.is_replaced:
+                if not await self._message(session, socket, socket.take()):
                     return
-            handler.room.set()
-            if ended is not None or handler.is_replaced:
+            if ended is not None or handler.is_replaced or socket.gone.is_set():
                 return
 
     async def _message(self, session: StrictSession, socket: Socket, message: str | bytes) -> bool:

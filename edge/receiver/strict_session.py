@@ -88,6 +88,11 @@ class StrictSession:
         """Cut, but without a transcript."""
         return len(self._pending)
 
+    @property
+    def is_over(self) -> bool:
+        """True from the moment at which audio is no longer taken."""
+        return self.is_finalised or self._is_closing
+
     def facts(self) -> SessionFacts:
         """For whoever runs the receiver in the same process."""
         return SessionFacts(
@@ -122,7 +127,7 @@ class StrictSession:
             return Verdict.CRASH if self._faults.crashes_on_magic else self._discard("wrong magic")
         if not self._is_initialised:
             return Verdict.CRASH if self._faults.crashes_before_init else self._discard("before init")
-        if self.is_finalised or self._is_closing:
+        if self.is_over:
             return self._discard("finalised")
         if self.is_paused:
             return self._discard("paused")
@@ -209,7 +214,7 @@ class StrictSession:
             await asyncio.sleep(self._timing.heartbeat)
             now = time.monotonic()
             if self.registered is not None:
-                is_recording = not self.is_finalised and not self._is_closing
+                is_recording = not self.is_over
                 self.registered.send(http.ping_t(is_recording=is_recording, audio_ms=self._audio_ms, connected=True))
                 last = self._segment_at if self._faults.warns_falsely else self._audio_at
                 if not self.is_finalised and now - max(last, warned_at) >= self._timing.no_audio:

@@ -95,11 +95,11 @@ class Capture:
                     break
         except EdgeError as caught:
             error = caught
-        except Exception as caught:  # a bug must not end in a silent thread
+        except Exception as caught:  # noqa: BLE001  (a bug must not end in a silent thread)
             error = InternalError(f"capture failed: {type(caught).__name__}: {caught}")
         try:
             self._source.close()
-        except Exception as caught:
+        except Exception as caught:  # noqa: BLE001  (nor must this one)
             error = error or InternalError(f"the source cannot be closed: {type(caught).__name__}: {caught}")
         self._call(lambda: self._end(error))
 

@@ -17,8 +17,8 @@ class Channel:
     `fail` a packet that cannot be made.
 
     Packets are queued as numbers and become bytes when their turn comes, so the queue holds no audio. The session
-    bounds what is queued by the bound on what is unconfirmed. `wire` returns nothing for a packet that the server turned
-    out to have: an earlier socket may have brought it.
+    bounds what is queued by the bound on what is unconfirmed. `wire` returns nothing for a packet that the server
+    turned out to have: an earlier socket may have brought it.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Channel:
         except EdgeError as error:
             self._tell(error)
             return
-        except Exception as error:  # whatever a library raises at a connect is no reason to lose audio
+        except Exception as error:  # noqa: BLE001  (whatever a library raises is no reason to lose audio)
             self._tell(Unreachable(f"connecting failed: {type(error).__name__}"))
             return
         self._tell(True)
@@ -85,7 +85,7 @@ class Channel:
             while not isinstance(message := await self._socket.receive(), Closed):
                 self._tell(message)
             self._tell(message)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (as above)
             self._tell(Closed(1006, type(error).__name__))
         finally:
             writer.cancel()
@@ -110,7 +110,7 @@ class Channel:
                 self._fail(error)
         except ConnectionError:
             pass  # the reader reports how the socket ended
-        except Exception:
+        except Exception:  # noqa: BLE001  (as above)
             socket.abort()  # so that the reader does
 
     def _tell(self, what: bool | JsonObject | Closed | EdgeError) -> None:

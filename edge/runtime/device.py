@@ -11,13 +11,15 @@ from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
 from edge.core.ring import Ring
 from edge.core.session import State
-from edge.errors import EdgeError, InternalError
+from edge.errors import EdgeError, InternalError, UnreadableError
 from edge.runtime.ports import JsonObject, Panel, Source, SourceInfo
 from edge.runtime.recorder import SILENCE_DBFS, Recorder
 from edge.runtime.recording import Recording
-from edge.runtime.uplink import Happening, Uplink
+from edge.runtime.uplink import PROBE_S, Happening, Uplink
+from edge.runtime.wake import Wake
 
 BLINK_S = 1.0
+AFTER_BUG_S = 5.0  # a bug that repeats itself must not keep the machine busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class Device:
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._has_live = asyncio.Event()
+        self._is_stored_turn = False
         self._has_turned = asyncio.Event()
         self._wake = Wake()
         self._under_delivery: Recording | None = None
@@ -180,23 +183,25 @@ class Device:
                 self._is_idle.set()
                 self._has_work.clear()
                 await self._has_work.wait()
-            is_stored = not self._owed
-            recording = self._under_delivery = (self._owed or self._stored).popleft()
+            is_stored = self._is_stored_turn = not self._owed
+            queue = self._stored if is_stored else self._owed
+            recording = self._under_delivery = queue.popleft()
             self._has_turned.set()
             try:
                 is_delivered = await (self._deliver_stored(recording) if is_stored else self._deliver_live(recording))
             except UnreadableError as error:
                 self._tell(Happening("warning", str(error)))
                 self._set_aside.append(recording)
-            except Exception as error:
+                is_delivered = False
+            except Exception as error:  # noqa: BLE001  (a bug must not end the delivery of all that follows)
                 await self._stumbled(error)
-                (self._stored if is_stored else self._owed).appendleft(recording)
-            else:
-                if is_delivered:
-                    self._refused.clear()
-                    on_delivered(recording)
-                    self._tell(Happening("delivered", f"recording {recording.recording_id} is delivered"))
+                queue.appendleft(recording)
+                is_delivered = False
             self._under_delivery = None
+            if is_delivered:
+                self._refused.clear()
+                on_delivered(recording)
+                self._tell(Happening("delivered", f"recording {recording.recording_id} is delivered"))
 
     async def _deliver_live(self, recording: Recording) -> bool:
         if not self._owed:
@@ -219,6 +224,7 @@ class Device:
         if not delivering.cancelled():
             delivering.result()
             return True
+        self._under_delivery = None
         if turn.cancelled():
             self._stored.appendleft(recording)
         else:
@@ -236,7 +242,7 @@ class Device:
 
     @property
     def _may_turn(self) -> bool:
-        return any(other.recording_id not in self._refused for other in self._stored)
+        return self._is_stored_turn and any(other.recording_id not in self._refused for other in self._stored)
 
     async def _stumbled(self, error: Exception) -> None:
         self.bug = error if isinstance(error, EdgeError) else InternalError(f"{type(error).__name__}")
@@ -289,6 +295,10 @@ class Device:
         while True:
             status = self.status()
             is_safe = status.unhandled <= self._policy.max_unconfirmed
-            self._panel.show(status.is_recording and status.recorded > 0, is_safe or blink)
+            try:
+                self._panel.show(status.is_recording and status.recorded > 0, is_safe or blink)
+            except Exception as error:  # noqa: BLE001  (a pin library's; recording does not need its LEDs)
+                self._tell(Happening("warning", f"the LEDs cannot be set any more: {type(error).__name__}"))
+                return
             blink = not blink
             await asyncio.sleep(BLINK_S)  # a rhythm, not a wait for anything

@@ -114,7 +114,8 @@ class Socket(Protocol):
 class Dialer(Protocol):
     """Makes one attempt at one WebSocket. Raises Unreachable or ServerRefused."""
 
-    async def __call__(self, session_id: str) -> Socket: ...
+    async def __call__(self, session_id: str) -> Socket:
+        """Dial the socket of `session_id`; bounded in time."""
 
 
 # --- people ----------------------------------------------------------------------------------------------------------

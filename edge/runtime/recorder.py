@@ -29,8 +29,8 @@ _ROOM = 0.1  # so much of a full ring is free again before the overflow counts a
 class Recorder:
     """Owns the capture of one recording and keeps its account, in the loop.
 
-    `on_supply` is called when packets were completed and when the recording has ended, then `on_end`; `tell(kind, text)`
-    says the edges of loss. `limit_frames` ends the recording by itself.
+    `on_supply` is called when packets were completed and when the recording has ended, then `on_end`;
+    `tell(kind, text)` says the edges of loss. `limit_frames` ends the recording by itself.
     """
 
     def __init__(

@@ -168,13 +168,11 @@ class Uplink:
 
     async def _attempt(self, session: Session) -> None:
         """One attempt, from the retry policy's leave to the connection's end; raises where it delivered nothing."""
-        if not session.wants_attempt:
-            return
         spacing = self._attempted_at + self._retry.initial_delay - self._clock()
         if spacing > 0:  # a server that takes a packet and hangs up must not be dialled in a tight loop
             await self._wake.sleep(spacing)
-            if not session.wants_attempt:  # the recording ended meanwhile, and nothing of it was left
-                return
+        if not session.wants_attempt:  # the recording ended meanwhile, and nothing of it was left
+            return
         self._wake.forget()
         self._attempted_at = self._clock()
         over = self._over = asyncio.get_running_loop().create_future()
@@ -218,7 +216,7 @@ class Uplink:
             return
         try:
             self._step(session, event)
-        except Exception as error:  # nobody above could do anything about it
+        except Exception as error:  # noqa: BLE001  (nobody above could do anything about it)
             self._break(_bug(error))
 
     def _step(self, session: Session, event: events.Event | None) -> None:
@@ -265,15 +263,15 @@ class Uplink:
             case events.Release(offset):
                 self._current_recording.release(offset)
             case events.PollStatus(session_id, poll):
-                self._request(self._poll(session_id, poll, number))
+                self._request(lambda: self._poll(session_id, poll, number))
             case events.OpenSocket(session_id):
                 self._open(session_id, number)
             case events.CloseSocket(abort):
                 self._closing, self._channel = self._current_channel.leave(abort=abort), None
             case events.StartSession():
-                self._request(self._start(self._current_recording.settings, number))
+                self._request(lambda: self._start(self._current_recording.settings, number))
             case events.StopSession(session_id):
-                self._request(self._stop(session_id, number))
+                self._request(lambda: self._stop(session_id, number))
             case events.Over(error):
                 if self._over is not None and not self._over.done():
                     self._over.set_result(error)
@@ -314,11 +312,11 @@ class Uplink:
         elif isinstance(what, dict):
             self._feed(parse(what, number))
 
-    def _request(self, coroutine: Coroutine[Any, Any, events.Event]) -> None:
+    def _request(self, request: Callable[[], Coroutine[Any, Any, events.Event]]) -> None:
         async def run() -> None:
             try:
-                event = await coroutine
-            except Exception as error:
+                event = await request()
+            except Exception as error:  # noqa: BLE001  (as in _feed)
                 self._break(_bug(error))
             else:
                 self._feed(event)
@@ -330,20 +328,20 @@ class Uplink:
     async def _start(self, settings: JsonObject, number: int) -> events.Event:
         try:
             return events.Started(number, await self._server.start(settings))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (see _failure)
             return events.Failed(number, _failure(error))
 
     async def _stop(self, session_id: str, number: int) -> events.Event:
         try:
             await self._server.stop(session_id)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (see _failure)
             return events.Failed(number, _failure(error))
         return events.Stopped(number)
 
     async def _poll(self, session_id: str, poll: Poll | None, number: int) -> events.Event:
         try:
             status = await self._server.status(session_id)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (see _failure)
             failure = _failure(error)
             if not isinstance(failure, Unreachable):
                 self._tell(Happening("refused", str(failure)))

@@ -102,14 +102,16 @@ def audit_packets(source: Source, sessions: Sequence[tuple[str, Sequence[Packet]
 
     The transcript of the recording is the sessions' transcripts one after the other. So over all arrivals in that
     order no packet may come before its predecessor has come once: that would be a hole, even where it is filled later.
+    One exception: a server that finalises a session loses the segments that are pending and keeps the tail behind them;
+    that hole is good again when a later session begins at or before it.
     """
     found = Kept()
     covered: set[int] = set()
     numbers: set[int] = set()
     wrong: list[str] = []
-    jumps: list[str] = []
-    highest = 0
-    for session, packets in sessions:
+    holes: list[tuple[int, str, int, int]] = []  # index of the session, its name, what came, what was due
+    due = 1
+    for index, (session, packets) in enumerate(sessions):
         copies = Counter(packet.seq for packet in packets)
         left = copies.copy()
         for packet in packets:
@@ -120,12 +122,17 @@ def audit_packets(source: Source, sessions: Sequence[tuple[str, Sequence[Packet]
                 wrong.append(f"session {session}, packet {packet.seq}: {complaint}")
             else:
                 covered.add(packet.seq)
-            if packet.seq > highest + 1:
-                jumps.append(f"session {session}: packet {packet.seq} follows where {highest + 1} was due")
+            if packet.seq > due and (index, due) not in {(hole[0], hole[3]) for hole in holes}:
+                holes.append((index, session, packet.seq, due))
             if packet.seq in numbers:
                 found.repeats.append(Repeat(session, packet.seq, packet.frames, left[packet.seq], copies[packet.seq]))
             numbers.add(packet.seq)
-            highest = max(highest, packet.seq)
+            due = due + 1 if packet.seq == due else due
+    jumps = [
+        f"session {name}: packet {came} follows where {wanted} was due"
+        for index, name, came, wanted in holes
+        if not any(packets and packets[0].seq <= wanted for _, packets in sessions[index + 1 :])
+    ]
     absent = [seq for seq in range(1, source.packets + 1) if seq not in covered]
     found.missing_frames = sum(_frames_of(source, seq) for seq in absent)
     found.problems += _some("wrong", wrong) + _some("out of order", jumps)

@@ -11,7 +11,10 @@ The allowances, per incident (issue 2), in frames, all read off the wire:
 A server with acknowledgements has nothing uncut or pending: there all but a stall are allowed what a reset is.
 
 Each repeat is laid at the door of the incidents between the last confirmation before the connection that carried it
-and that connection's opening. Where several lie there, they share one allowance: the sum.
+and that connection's opening. Where several lie there, they share one allowance: the sum. What an earlier session kept
+and a later one keeps again is a matter of the change of session, whichever connection carried it. And where a session
+follows another after nothing had been confirmed for the grace window (less its margin), however short each single fault
+was, the recovery is an outage and may repeat as much.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from tests.campaign.wire import Connection, Wire
 BARRIER_INTERVAL_S = 0.25
 UNCONFIRMED_BOUND_S = 2.0
 OVERLAP_MS = 500
+TRUSTED_GRACE = 0.9
 
 
 @dataclass(slots=True)
@@ -49,11 +53,12 @@ class Group:
 
     incidents: list[Incident]
     repeated: int = 0
+    finalised: int = 0  # allowed when the recovery took so long that the session may have been finalised
 
     @property
     def allowed(self) -> int:
         """Frames that may be repeated."""
-        return sum(incident.allowed for incident in self.incidents)
+        return max(self.finalised, sum(incident.allowed for incident in self.incidents))
 
     @property
     def label(self) -> str:
@@ -87,30 +92,67 @@ def sure_cut(distinct: int, repeated: int, first: int, every: int) -> int:
     return max(0, min(cut(distinct + d) - d for d in range(repeated + 1)))
 
 
-def open_audio(source: Source, wire: Wire, at: float, segment_ms: int) -> int:
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What the rules depend on: the server's segments and its grace. `segment_ms` None: it acknowledges."""
+
+    segment_ms: int | None
+    grace_s: float
+
+    @property
+    def trusted_s(self) -> float:
+        """How long after a sign of life a client may take it for granted that the session was not finalised."""
+        return TRUSTED_GRACE * self.grace_s
+
+
+def open_audio(source: Source, wire: Wire, at: float, server: Server) -> int:
     """Frames that were sent by `at` in the session of that moment and not provably delivered.
 
-    Delivered means here what PROTOCOL.md allows a client to believe: behind a sure cut, with a poll that was asked
-    after the confirmation beyond that cut and said "nothing pending".
+    Delivered means here what PROTOCOL.md allows a client to believe: proved, behind a sure cut, with a poll that was
+    asked after the confirmation beyond that cut and said "nothing pending", while the session could not have been
+    finalised (a finalised session loses what is pending, and then says the same).
     """
-    before = [connection for connection in wire.connections if connection.opened_at <= at]
-    carrying = [connection for connection in before if connection.sent_by(at)]
-    if not carrying:
+    carrying = [c for c in wire.connections if c.opened_at <= at and c.sent_by(at)]
+    if not carrying or server.segment_ms is None:
         return 0
     session = carrying[-1].session
-    connections = [connection for connection in carrying if connection.session == session]
-    begin = min(packet.seq for connection in connections for packet in connection.sent)
-    highest = max(packet.seq for c in connections for packet in c.sent[: c.sent_by(at)])
-    first = segment_ms // source.packet_ms
-    every = (segment_ms - OVERLAP_MS) // source.packet_ms
+    connections = [c for c in wire.of_session(session) if c.opened_at <= at]
+    begin = min(c.sent[0].seq for c in carrying if c.session == session)
+    highest = max(c.sent[c.sent_by(at) - 1].seq for c in carrying if c.session == session)
+    first = server.segment_ms // source.packet_ms
+    every = (server.segment_ms - OVERLAP_MS) // source.packet_ms
     polls = [poll for poll in wire.polls if poll.session == session and poll.told_at <= at and poll.exists]
     delivered = 0
     for poll in polls:
-        if poll.pending == 0:
-            proved = _confirmed_seq(connections, poll.asked_at) - begin + 1
-            repeated = sum(_unconfirmed_packets(c, at) for c in connections if c.closed_at and c.closed_at < at)
+        if poll.pending == 0 and _surely_alive(connections, poll.told_at, server.trusted_s):
+            proved = _proved_seq(connections, poll.asked_at) - begin + 1
+            ended = [c for c in connections if c.closed_at is not None and c.closed_at < poll.asked_at]
+            repeated = sum(_unconfirmed_packets(c, poll.asked_at) for c in ended)
             delivered = max(delivered, sure_cut(max(0, proved), repeated, first, every))
     return (highest - begin + 1 - delivered) * source.packet_frames
+
+
+def _signs_of_life(connections: Sequence[Connection], index: int, at: float) -> list[float]:
+    """When connection `index` of a session was seen to belong to a live one, up to `at`; empty: it was not."""
+    connection = connections[index]
+    pings = [t for t, message in connection.messages if t <= at and "t" in message and message.get("is_recording")]
+    if index == 0:
+        return [connection.opened_at, *pings, *(t for t, _ in connection.confirmed if t <= at)]
+    return pings
+
+
+def _proved_seq(connections: Sequence[Connection], at: float) -> int:
+    """The highest packet number proved at `at`: rule 1 of PROTOCOL.md."""
+    proving = [index for index in range(len(connections)) if _signs_of_life(connections, index, at)]
+    known = connections[: proving[-1] + 1] if proving else []
+    return max((c.sent[c.covered_at(at) - 1].seq for c in known if c.covered_at(at)), default=0)
+
+
+def _surely_alive(connections: Sequence[Connection], at: float, trusted_s: float) -> bool:
+    """Whether at `at` the session cannot have been finalised, and its latest socket was proven."""
+    there = [index for index, c in enumerate(connections) if c.opened_at <= at]
+    signs = [_signs_of_life(connections, index, at) for index in there]
+    return bool(signs) and bool(signs[-1]) and at < max(max(times) for times in signs if times) + trusted_s
 
 
 def died(source: Source, wire: Wire, at: float, kept: Mapping[str, int]) -> int:
@@ -124,11 +166,6 @@ def died(source: Source, wire: Wire, at: float, kept: Mapping[str, int]) -> int:
     return max(0, highest - kept.get(session, first - 1)) * source.packet_frames
 
 
-def _confirmed_seq(connections: Sequence[Connection], at: float) -> int:
-    """The highest packet number that was confirmed to the client by `at`."""
-    return max((c.sent[c.covered_at(at) - 1].seq for c in connections if c.covered_at(at)), default=0)
-
-
 def _unconfirmed_packets(connection: Connection, at: float) -> int:
     return connection.sent_by(at) - connection.covered_at(at)
 
@@ -139,17 +176,17 @@ def in_flight(wire: Wire, at: float) -> int:
     return before[-1].in_flight(at) if before else 0
 
 
-def allow(source: Source, wire: Wire, incident: Incident, segment_ms: int | None) -> None:
-    """Fill in what an incident may repeat; `segment_ms` None for a server with acknowledgements."""
+def allow(source: Source, wire: Wire, incident: Incident, server: Server) -> None:
+    """Fill in what an incident may repeat."""
     incident.in_flight = in_flight(wire, incident.begun_at)
     reset = incident.in_flight + whole_packets(source, BARRIER_INTERVAL_S)
-    undelivered = 0 if segment_ms is None else open_audio(source, wire, incident.begun_at, segment_ms)
+    undelivered = open_audio(source, wire, incident.begun_at, server)
     match incident.kind:
         case Kind.RESET | Kind.REFUSAL:
             incident.allowed = reset
         case Kind.STALL:
             incident.allowed = whole_packets(source, UNCONFIRMED_BOUND_S)
-        case Kind.KILL | Kind.TERM | Kind.OUTAGE if segment_ms is None:
+        case Kind.KILL | Kind.TERM | Kind.OUTAGE if server.segment_ms is None:
             incident.allowed = reset
         case Kind.KILL | Kind.TERM:
             incident.allowed = undelivered
@@ -171,10 +208,14 @@ def carried_kept(wire: Wire, repeats: Sequence[Repeat]) -> tuple[list[Carried], 
     """Find for each repeat that a server kept the connection over which it came.
 
     Arrivals of one number in one session are matched with what was handed to the server from the last one backwards:
-    what got lost on the way was among the earlier ones.
+    what got lost on the way was among the earlier ones. The first arrival in a session is laid on the connection that
+    began to send in that session.
     """
     passes: dict[tuple[str, int], list[int]] = {}
+    first: dict[str, int] = {}
     for index, connection in enumerate(wire.connections):
+        if connection.sent:
+            first.setdefault(connection.session, index)
         for packet in connection.handed:
             passes.setdefault((connection.session, packet.seq), []).append(index)
     carried = []
@@ -183,6 +224,8 @@ def carried_kept(wire: Wire, repeats: Sequence[Repeat]) -> tuple[list[Carried], 
         seen = passes.get((repeat.session, repeat.seq), [])
         if repeat.copies > len(seen):
             problems.append(f"session {repeat.session} kept packet {repeat.seq} more often than it was sent")
+        elif repeat.from_end == repeat.copies - 1:
+            carried.append(Carried(repeat.frames, first[repeat.session]))
         else:
             carried.append(Carried(repeat.frames, seen[-1 - repeat.from_end]))
     return carried, problems
@@ -200,7 +243,9 @@ def carried_twice(wire: Wire) -> list[Carried]:
     return carried
 
 
-def judge(source: Source, wire: Wire, incidents: list[Incident], carried: Sequence[Carried]) -> Judgement:
+def judge(
+    source: Source, wire: Wire, incidents: list[Incident], carried: Sequence[Carried], server: Server
+) -> Judgement:
     """Lay repeats at the doors of incidents and compare with what each may repeat. `allow` was called before."""
     judgement = Judgement(incidents)
     parent = list(range(len(incidents)))
@@ -210,9 +255,10 @@ def judge(source: Source, wire: Wire, incidents: list[Incident], carried: Sequen
             index = parent[index]
         return index
 
-    blamed: list[tuple[int, int]] = []  # frames, one incident of the group
+    blamed: list[tuple[int, int, int]] = []  # frames, one incident of the group, allowed for a finalised session
+    guilty_of = {index: _guilty(wire, incidents, index) for index in {repeat.connection for repeat in carried}}
     for repeat in carried:
-        guilty = _guilty(wire, incidents, repeat.connection)
+        guilty = guilty_of[repeat.connection]
         if not guilty:
             text = f"{source.seconds(repeat.frames):.1f} s repeated on connection {repeat.connection} before any fault"
             judgement.problems.append(text)
@@ -220,27 +266,45 @@ def judge(source: Source, wire: Wire, incidents: list[Incident], carried: Sequen
         for other in guilty[1:]:
             parent[root(other)] = root(guilty[0])
         incidents[guilty[-1]].repeated += repeat.frames
-        blamed.append((repeat.frames, guilty[0]))
+        allowed = 0
+        if _follows_on_after_silence(wire, repeat.connection, server.trusted_s):
+            allowed = open_audio(source, wire, incidents[guilty[0]].begun_at, server)
+        blamed.append((repeat.frames, guilty[0], allowed))
     groups: dict[int, Group] = {}
     for index, incident in enumerate(incidents):
         groups.setdefault(root(index), Group([])).incidents.append(incident)
-    for frames, index in blamed:
-        groups[root(index)].repeated += frames
+    for frames, index, allowed in blamed:
+        group = groups[root(index)]
+        group.repeated += frames
+        group.finalised = max(group.finalised, allowed)
     judgement.groups = list(groups.values())
     for group in judgement.groups:
         if group.repeated > group.allowed:
             judgement.problems.append(
-                f"repeated too much: {group.label} at {group.incidents[0].begun_at:.2f} s repeated "
+                f"repeated too much: {group.label} ({group.incidents[0].detail}) repeated "
                 f"{source.seconds(group.repeated):.2f} s, may {source.seconds(group.allowed):.2f} s"
             )
     return judgement
 
 
+def _settled_at(wire: Wire, connection: int) -> float:
+    """When something was last confirmed before connection number `connection` was opened."""
+    opened = wire.connections[connection].opened_at
+    earlier = [entry for c in wire.connections[:connection] for entry in c.confirmed if entry[0] <= opened]
+    return max((entry[0] for entry in earlier), default=0.0)
+
+
+def _follows_on_after_silence(wire: Wire, connection: int, trusted_s: float) -> bool:
+    """Whether a connection is the first of a session, long after the last confirmation of the one before."""
+    session = wire.connections[connection].session
+    is_first = all(earlier.session != session for earlier in wire.connections[:connection])
+    return is_first and wire.connections[connection].opened_at - _settled_at(wire, connection) >= trusted_s
+
+
 def _guilty(wire: Wire, incidents: Sequence[Incident], connection: int) -> list[int]:
     """The incidents that can have caused what connection number `connection` repeated, in order."""
     opened = wire.connections[connection].opened_at
-    earlier = [entry for c in wire.connections[:connection] for entry in c.confirmed if entry[0] <= opened]
-    settled = max((entry[0] for entry in earlier), default=0.0)
+    settled = _settled_at(wire, connection)
     harmful = [n for n, incident in enumerate(incidents) if incident.kind is not Kind.SLOW]
     between = [n for n in harmful if incidents[n].begun_at <= opened and incidents[n].ended_at >= settled]
     if between:

@@ -121,6 +121,13 @@ class TestPackets:
         assert kept.missing_frames == 0
         assert any("out of order" in problem for problem in kept.problems)
 
+    def test_a_hole_that_a_later_session_begins_before_is_good_again(self) -> None:
+        lost_at_the_end = [*packets(1, 10), *packets(16, 20)]
+        assert not audit_packets(SOURCE, [("a", lost_at_the_end), ("b", packets(8))]).problems
+        kept = audit_packets(SOURCE, [("a", lost_at_the_end), ("b", packets(12))])
+        assert any("packet 16 follows where 11 was due" in problem for problem in kept.problems)
+        assert any("missing" in problem for problem in kept.problems)
+
     def test_contents_of_another_position_under_the_right_number(self) -> None:
         wrong = packets()
         wrong[4] = replace(wrong[4], payload=wrong[7].payload)
@@ -206,14 +213,17 @@ def connection(wire: Wire, session: str, opened_at: float, first: int, last: int
     return made
 
 
+SERVER = bounds.Server(3000, 6.0)
+
+
 class TestBounds:
     def judged(self, wire: Wire, incidents: list[Incident], sessions: list[tuple[str, list[Packet]]]) -> list[str]:
         kept = audit_packets(SOURCE, sessions)
         assert not kept.problems
         carried, problems = bounds.carried_kept(wire, kept.repeats)
         for incident in incidents:
-            bounds.allow(SOURCE, wire, incident, 3000)
-        return problems + bounds.judge(SOURCE, wire, incidents, carried).problems
+            bounds.allow(SOURCE, wire, incident, SERVER)
+        return problems + bounds.judge(SOURCE, wire, incidents, carried, SERVER).problems
 
     def test_a_reset_may_repeat_what_was_in_flight_and_one_barrier_interval(self) -> None:
         for again, good in ((5, True), (6, False)):
@@ -245,6 +255,30 @@ class TestBounds:
             kill = Incident(Kind.KILL, 104.0, 104.8)
             assert (not self.judged(wire, [kill], [("a", packets(1, 40)), ("b", packets(begin))])) == good
             assert kill.allowed == 10 * 1600
+
+    def test_a_poll_of_a_session_that_may_be_finalised_frees_nothing(self) -> None:
+        wire = Wire()
+        connection(wire, "a", 100.0, 1, 40)
+        wire.polls.append(Poll(109.5, 109.6, "a", True, 0, False))
+        assert bounds.open_audio(SOURCE, wire, 110.0, SERVER) == 40 * 1600
+        assert bounds.open_audio(SOURCE, wire, 110.0, bounds.Server(3000, 60.0)) == 10 * 1600
+
+    def test_what_an_unproved_socket_confirmed_is_not_delivered(self) -> None:
+        wire = Wire()
+        connection(wire, "a", 100.0, 1, 20)
+        second = connection(wire, "a", 102.5, 21, 40)
+        wire.polls.append(Poll(104.5, 104.6, "a", True, 0, True))
+        assert bounds.open_audio(SOURCE, wire, 104.7, SERVER) == 40 * 1600
+        second.text_told({"type": "ping", "t": 1, "is_recording": True}, 103.9)
+        assert bounds.open_audio(SOURCE, wire, 104.7, SERVER) == 10 * 1600
+
+    def test_short_faults_that_add_up_to_an_outage_may_repeat_as_much(self) -> None:
+        for opened, good in ((110.0, True), (106.0, False)):
+            wire = Wire()
+            connection(wire, "a", 100.0, 1, 40)
+            connection(wire, "b", opened, 11, SOURCE.packets)
+            incidents = [Incident(Kind.REFUSAL, 104.2, 105.0), Incident(Kind.REFUSAL, 105.2, 105.9)]
+            assert (not self.judged(wire, incidents, [("a", packets(1, 40)), ("b", packets(11))])) == good
 
     def test_repeats_without_any_fault_are_found(self) -> None:
         wire = Wire()

@@ -1,7 +1,7 @@
-"""Servers in simulated time: an aia-v4 server with every fault that PROTOCOL.md tells of, and one with acknowledgements.
+"""Servers in simulated time: an aia-v4 server with the faults that PROTOCOL.md tells of, and one with acknowledgements.
 
-Nothing here imports the code under test. A server never trusts its client: what could only come from a broken one (a hole
-in the numbers, `init` in the middle, a fourth socket) raises Misuse.
+Nothing here imports the code under test. A server never trusts its client: what could only come from a broken one (a
+hole in the numbers, `init` in the middle, a fourth socket) raises Misuse.
 """
 
 from __future__ import annotations
@@ -372,10 +372,11 @@ class Server:
             self._http_stalled_until = 0.0
 
     def terminate(self) -> None:
-        """SIGTERM (trap 7): sockets live on for 30 s, HTTP hangs."""
+        """SIGTERM (trap 7): sockets live on for 30 s, HTTP hangs; a new process follows."""
         if self.is_alive and not self.is_terminating:
             self.is_terminating = True
             self._later(30.0, self.kill)
+            self.time.after(31.0, self.restart)
 
     def _forgot(self) -> None:
         """The process died."""
@@ -698,7 +699,7 @@ class PlainServer(Server):
             flushed()
 
     def finalise_now(self) -> None:
-        """Trap 4, or somebody else's stop: every session is finalised, if it ever had a socket (rule 1 relies on that)."""
+        """Trap 4, or somebody else's stop: all that ever had a socket (rule 1 relies on that) are finalised."""
         for session in list(self.sessions.values()):
             if session.registered is not None or session.detached_at is not None:
                 self.finalise(session, lambda: None)

@@ -1,7 +1,7 @@
 """A whole recorder in simulated time: microphone, ring, ledger, session, a shell that performs effects, and a server.
 
-The shell mirrors edge/runtime/uplink.py in what matters to the session, and refuses what a socket would refuse. Beside the
-code under test it keeps the plainest model of a recording: a list of packets and gaps.
+The shell mirrors edge/runtime/uplink.py in what matters to the session, and refuses what a socket would refuse. Beside
+the code under test it keeps the plainest model of a recording: a list of packets and gaps.
 """
 
 from __future__ import annotations
@@ -11,13 +11,26 @@ from dataclasses import dataclass, field
 
 from edge.core import events, messages
 from edge.core.context import Phase
+from edge.core.delivery import Poll
 from edge.core.ledger import Ledger
 from edge.core.packet import AudioFormat, duration_ms
 from edge.core.policy import Policy
 from edge.core.ring import Ring
 from edge.core.session import Session
 from edge.errors import EdgeError, ServerRefused, Unreachable
-from tests.core.simserver import AckServer, Audio, Close, Faults, Json, Misuse, Network, Opened, PlainServer, Timeline, Wire
+from tests.core.simserver import (
+    AckServer,
+    Audio,
+    Close,
+    Faults,
+    Json,
+    Misuse,
+    Network,
+    Opened,
+    PlainServer,
+    Timeline,
+    Wire,
+)
 
 BLOCK_S = 0.25
 HTTP_TIMEOUT_S = 5.0
@@ -99,8 +112,6 @@ class World:
         self.is_frozen = False
         self.max_attempts = 4
         self.notes: list[str] = []
-        self.sent: list[int] = []
-        self.repeats_by_socket: list[int] = []
         self._backlog: list[Callable[[], None]] = []
         self._wire: Wire | None = None
         self._is_open = False  # a channel was opened, and neither left nor reported as ended
@@ -206,7 +217,6 @@ class World:
                 wire = self._current_wire
                 for seq in range(first, last + 1):
                     wire.send(self._packet(seq))
-                    self.sent.append(seq)
             case events.SendText(message):
                 self._current_wire.send(dict(message))
             case events.Release(offset):
@@ -229,13 +239,11 @@ class World:
                 self._request(
                     {"kind": "stop", "session_id": session_id},
                     STOP_TIMEOUT_S,
-                    lambda answer: (
-                        events.Stopped(number) if answer is not None else events.Failed(number, Unreachable("no answer"))
-                    ),
+                    lambda answer: self._stopped(number, answer),
                 )
             case events.Over(error):
                 self._over(error)
-            case events.Note(kind, text):
+            case events.Note(kind):
                 self.notes.append(kind)
             case _:
                 raise Misuse(f"nobody performs {effect}")
@@ -284,7 +292,10 @@ class World:
             return events.Failed(number, ServerRefused("409"))
         return events.Started(number, answer["session_id"])
 
-    def _poll(self, session_id: str, poll: events.Poll | None, number: int) -> None:
+    def _stopped(self, number: int, answer: Json | None) -> events.Event:
+        return events.Stopped(number) if answer is not None else events.Failed(number, Unreachable("no answer"))
+
+    def _poll(self, session_id: str, poll: Poll | None, number: int) -> None:
         def polled(answer: Json | None) -> events.Event:
             return events.Polled(number, poll, answer is not None, **(answer or {}))
 
@@ -320,6 +331,11 @@ class World:
                 self._retry(1.0)
 
         self.time.after(wait, lambda: self._client(attempt))
+
+    def reset(self) -> None:
+        """The connection breaks under both ends."""
+        if self._wire is not None:
+            self._wire.reset()
 
     def retry_now(self) -> None:
         """RETRY was pressed, or a link came up."""
@@ -383,7 +399,7 @@ class World:
         while self.session.phase is not Phase.DONE and self.time.now < until:
             self.run(1.0)
         self.check()
-        assert self.session.phase is Phase.DONE, f"stuck in {self.session.phase.name} after {limit_s} s: {self.notes[-20:]}"
+        assert self.session.phase is Phase.DONE, f"stuck in {self.session.phase.name}: {self.notes[-20:]}"
         for seq, payload in enumerate(self.model.packets, 1):
             assert self.server.kept(seq) == payload, f"packet {seq} is nowhere"
         if isinstance(self.server, AckServer) and "r" in self.server.stores:

@@ -1,4 +1,4 @@
-"""The recorder against servers that do their worst: a Hypothesis machine, checked after every step beside a plain model.
+"""The recorder against servers that do their worst: a Hypothesis machine, checked after every step beside a model.
 
 The quick run is fixed; the long one (marker `long`) is random and prints how to repeat a failure.
 """
@@ -8,10 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
+from edge.core.delivery import AckedDelivery, PlainDelivery
 from tests.core.simserver import AckServer, Faults, PlainServer
 from tests.core.simworld import World, small_policy
 
@@ -22,10 +30,10 @@ LONG_S = st.sampled_from([3.0, 6.0, 12.0, 30.0])
 class Recorder(RuleBasedStateMachine):
     """One recording; every rule is something that happens to it, and some time."""
 
-    acks: bool | None = None
+    acks = False
+    world: World
 
     @initialize(
-        acks=st.booleans(),
         packet_frames=st.sampled_from([20, 8, 24]),
         target_ms=st.sampled_from([2500, 1000, 5000]),
         ring_s=st.sampled_from([20, 60, 180]),
@@ -33,19 +41,11 @@ class Recorder(RuleBasedStateMachine):
         dead_stop_says_finalize=st.booleans(),
         says_resumed=st.booleans(),
         cleanup_s=st.sampled_from([0.0, 0.5, 1.0]),
+        notice_s=st.sampled_from([None, 1.0, 10.0, 60.0]),
     )
-    def begin(self, acks: bool, packet_frames: int, target_ms: int, ring_s: int, cleanup_s: float, **faults: bool) -> None:
+    def begin(self, packet_frames: int, target_ms: int, ring_s: int, **faults: Any) -> None:
         policy = small_policy(packet_frames=packet_frames, segment_target_ms=target_ms)
-        self.world = World(
-            policy,
-            acks=acks if self.acks is None else self.acks,
-            ring_frames=80 * ring_s,
-            faults=Faults(cleanup_s=cleanup_s, **faults),
-        )
-
-    @property
-    def plain(self) -> bool:
-        return isinstance(self.world.server, PlainServer)
+        self.world = World(policy, acks=self.acks, ring_frames=80 * ring_s, faults=Faults(**faults))
 
     # --- time and sound ---
 
@@ -69,17 +69,24 @@ class Recorder(RuleBasedStateMachine):
         self.world.lose(80 * seconds, "microphone")
 
     @precondition(lambda self: self.world.is_recording)
-    @rule()
-    def stop(self) -> None:
+    @rule(lost=st.sampled_from([0, 50, 1000]))
+    def stop(self, lost: int) -> None:
+        self.world.lose(lost, "microphone")
         self.world.stop()
 
     # --- the network ---
 
     @rule()
     def reset(self) -> None:
-        wire = self.world._wire
-        if wire is not None:
-            wire.reset()
+        self.world.reset()
+
+    @rule(seconds=SHORT_S)
+    def break_off(self, seconds: float) -> None:
+        """Both lose what was on its way, and that is more than usual."""
+        self.world.network.cut()
+        self.world.run(seconds)
+        self.world.reset()
+        self.world.network.heal()
 
     @rule(seconds=SHORT_S)
     def stall(self, seconds: float) -> None:
@@ -96,15 +103,6 @@ class Recorder(RuleBasedStateMachine):
             self.world.retry_now()
 
     @rule()
-    def cut(self) -> None:
-        self.world.network.cut()
-
-    @precondition(lambda self: not self.world.network.is_up)
-    @rule()
-    def heal(self) -> None:
-        self.world.network.heal()
-
-    @rule()
     def retry(self) -> None:
         self.world.retry_now()
 
@@ -116,7 +114,7 @@ class Recorder(RuleBasedStateMachine):
     def lose_answer(self) -> None:
         self.world.faults.loses_next_answer = True
 
-    # --- the recorder's own machine ---
+    # --- the recorder's own computer ---
 
     @rule(seconds=st.sampled_from([0.3, 1.0, 5.0, 20.0]))
     def freeze(self, seconds: float) -> None:
@@ -137,44 +135,36 @@ class Recorder(RuleBasedStateMachine):
         self.world.server.terminate()
         self.world.run(seconds)
 
-    @precondition(lambda self: not self.world.server.is_alive)
-    @rule()
-    def restart(self) -> None:
-        self.world.server.restart()
-
-    @rule(seconds=st.sampled_from([0.0, 0.2, 2.0, 7.0, 1000.0]))
-    def transcription(self, seconds: float) -> None:
-        self.world.faults.transcribe_s = seconds
-
-    @rule(limit=st.sampled_from([2, 4, 20]))
+    @rule(limit=st.sampled_from([4, 20]))
     def max_pending(self, limit: int) -> None:
         self.world.faults.max_pending = limit
 
-    @rule(is_dead=st.booleans())
-    def http(self, is_dead: bool) -> None:
-        self.world.faults.is_http_dead = is_dead
+    @rule(
+        way_in_s=st.sampled_from([0.0, 0.3, 2.0, 6.0]),
+        way_out_s=st.sampled_from([0.0, 0.3, 2.0, 4.5]),
+        seconds=LONG_S,
+    )
+    def slow_http(self, way_in_s: float, way_out_s: float, seconds: float) -> None:
+        faults = self.world.faults
+        faults.http_slow_in_s, faults.http_slow_out_s = way_in_s, way_out_s
+        self.world.run(seconds)
+        faults.http_slow_in_s = faults.http_slow_out_s = 0.0
 
-    @rule(is_bad=st.booleans())
-    def token(self, is_bad: bool) -> None:
-        self.world.faults.is_token_bad = is_bad
+    @rule(seconds=LONG_S, breaks=st.booleans())
+    def http_dead(self, seconds: float, breaks: bool) -> None:
+        self.world.faults.is_http_dead = True
+        if breaks:
+            self.world.reset()
+        self.world.run(seconds)
+        self.world.faults.is_http_dead = False
 
-    @rule(is_refused=st.booleans())
-    def refuse_start(self, is_refused: bool) -> None:
-        self.world.faults.is_start_refused = is_refused
-
-    @precondition(lambda self: self.plain)
-    @rule()
-    def finalise(self) -> None:
-        server = self.world.server
-        assert isinstance(server, PlainServer)
-        server.finalise_now()
-
-    @precondition(lambda self: not self.plain)
-    @rule(is_full=st.booleans())
-    def disk(self, is_full: bool) -> None:
-        server = self.world.server
-        assert isinstance(server, AckServer)
-        server.is_disk_full = is_full
+    @rule(seconds=SHORT_S | LONG_S, token=st.booleans())
+    def refuse(self, seconds: float, token: bool) -> None:
+        faults = self.world.faults
+        faults.is_token_bad, faults.is_start_refused = token, not token
+        self.world.reset()
+        self.world.run(seconds)
+        faults.is_token_bad = faults.is_start_refused = False
 
     # --- what must hold ---
 
@@ -191,7 +181,40 @@ class Recorder(RuleBasedStateMachine):
 class PlainRecorder(Recorder):
     """To an unmodified aia-v4 server."""
 
-    acks = False
+    @property
+    def plain(self) -> PlainServer:
+        assert isinstance(self.world.server, PlainServer)
+        return self.world.server
+
+    @rule(seconds=st.sampled_from([0.0, 0.2, 2.0, 7.0]))
+    def transcription(self, seconds: float) -> None:
+        self.world.faults.transcribe_s = seconds
+
+    @rule(seconds=LONG_S)
+    def transcription_stuck(self, seconds: float) -> None:
+        before = self.world.faults.transcribe_s
+        self.world.faults.transcribe_s = 1000.0
+        self.world.run(seconds)
+        self.world.faults.transcribe_s = before
+        self.plain.hurry()
+
+    @rule(before_s=SHORT_S)
+    def finalise(self, before_s: float) -> None:
+        self.world.run(before_s)
+        self.plain.finalise_now()
+
+    @rule()
+    def finalise_while_away(self) -> None:
+        self.world.reset()
+        self.world.run(0.5)
+        self.plain.finalise_now()
+
+    @rule(packets=st.integers(1, 12))
+    def kill_in_time(self, packets: int) -> None:
+        """A crash some packets later: cuts fall everywhere."""
+        self.world.run(packets * self.world.policy.packet_s)
+        self.plain.kill()
+        self.plain.restart()
 
 
 class AckedRecorder(Recorder):
@@ -199,23 +222,118 @@ class AckedRecorder(Recorder):
 
     acks = True
 
+    @rule(is_full=st.booleans())
+    def disk(self, is_full: bool) -> None:
+        server = self.world.server
+        assert isinstance(server, AckServer)
+        server.is_disk_full = is_full
 
-QUICK: dict[str, Any] = {
-    "max_examples": 60,
-    "stateful_step_count": 25,
-    "deadline": None,
-    "derandomize": True,
-    "suppress_health_check": list(HealthCheck),
-}
+
+QUICK = settings(
+    max_examples=100,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],  # finds; for a small example run the long one
+    suppress_health_check=list(HealthCheck),
+)
+LONG = settings(
+    max_examples=3000,
+    stateful_step_count=50,
+    deadline=None,
+    print_blob=True,
+    phases=[Phase.reuse, Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
 
 
 @pytest.mark.parametrize("machine", [PlainRecorder, AckedRecorder])
 def test_recorder_keeps_its_promise(machine: type[Recorder]) -> None:
-    run_state_machine_as_test(machine, settings=settings(**QUICK))
+    run_state_machine_as_test(machine, settings=QUICK)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("machine", [PlainRecorder, AckedRecorder])
 def test_recorder_keeps_its_promise_long(machine: type[Recorder]) -> None:
-    changes = {"max_examples": 3000, "stateful_step_count": 50, "derandomize": False, "print_blob": True}
-    run_state_machine_as_test(machine, settings=settings(**{**QUICK, **changes}))
+    run_state_machine_as_test(machine, settings=LONG)
+
+
+# --- the machine can fail: broken recorders, each caught ---
+
+
+def _free_at_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent counts as delivered."""
+    real = PlainDelivery.sending
+
+    def sending(self: PlainDelivery, seq: int, *, short: bool) -> None:
+        real(self, seq, short=short)
+        self.delivered = seq
+
+    def sending_acked(self: AckedDelivery, seq: int, *, short: bool) -> None:
+        self.sent = self.delivered = seq
+
+    monkeypatch.setattr(PlainDelivery, "sending", sending)
+    monkeypatch.setattr(AckedDelivery, "sending", sending_acked)
+
+
+def _skip_one_packet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The follow-on or resumed socket begins one packet too late."""
+    real, real_acked = PlainDelivery.detach, AckedDelivery.detach
+
+    def detach(self: PlainDelivery) -> None:
+        behind = self.sent - self.resume
+        real(self)
+        self.sent = self.resume = self.resume + (1 if behind else 0)
+
+    def detach_acked(self: AckedDelivery) -> None:
+        behind = self.sent - self.delivered
+        real_acked(self)
+        if behind:
+            self.delivered += 1
+
+    monkeypatch.setattr(PlainDelivery, "detach", detach)
+    monkeypatch.setattr(AckedDelivery, "detach", detach_acked)
+
+
+def _believe_the_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every socket counts as proven (rule 1 left out)."""
+    real = PlainDelivery.attach
+
+    def attach(self: PlainDelivery, now: float) -> None:
+        real(self, now)
+        self.proven = True
+
+    monkeypatch.setattr(PlainDelivery, "attach", attach)
+
+
+def _cut_is_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies before a cut counts, transcribed or not (rule 2 left out)."""
+    real = PlainDelivery.pong
+
+    def pong(self: PlainDelivery, now: float) -> bool:
+        new = real(self, now)
+        self.delivered = max(self.delivered, self.poll().surely_cut)
+        return new
+
+    monkeypatch.setattr(PlainDelivery, "pong", pong)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "machine"),
+    [
+        (_free_at_send, PlainRecorder),
+        (_free_at_send, AckedRecorder),
+        (_skip_one_packet, PlainRecorder),
+        (_skip_one_packet, AckedRecorder),
+        (_believe_the_dead, PlainRecorder),
+        (_cut_is_delivered, PlainRecorder),
+    ],
+)
+def test_machine_catches_a_broken_recorder(
+    mutant: Any, machine: type[Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutant(monkeypatch)
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(machine, settings=QUICK)

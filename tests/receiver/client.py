@@ -65,6 +65,13 @@ class Wire:
         """One message."""
         await self._connection.send(message if isinstance(message, bytes) else json.dumps(message))
 
+    async def send_raw(self, message: str | bytes) -> None:
+        """Whatever it is. Raises ConnectionError once the socket has ended."""
+        try:
+            await self._connection.send(message)
+        except ConnectionClosed:
+            raise ConnectionError from None
+
     async def stream(self, seqs: Iterable[int]) -> None:
         """Packets of the usual size."""
         for seq in seqs:

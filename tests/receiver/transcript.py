@@ -6,7 +6,7 @@ One step a line; `#` begins a comment. A session is named by a letter, a socket 
     start A                   POST start               start A -> 401 | 409 | 400 | 500, with: token, agent, event
     connect 1 A [resume=0] [token=wrong]
     1 > init [TARGET_MS]      packets SEQS, ping, pong, stop, pause, go, short, truncated, format, empty, magic, odd
-    1 < KIND [FIELD=VALUE..]  the next message but for server pings; `closed CODE [REASON]`; `t`, `ts`, `piled`: such a ping
+    1 < KIND [FIELD=VALUE..]  the next message but for server pings; `closed CODE [REASON]`; a ping: `t`, `ts`, `piled`
     1 rfc-ping                an RFC 6455 ping, answered
     1 close | 1 reset | 1 deaf
     stop A                    POST stop, answered
@@ -100,9 +100,7 @@ class Transcript:
             case [wire, "<", *wanted]:
                 await self._expect(self._wires[wire], wanted)
             case [wire, "rfc-ping"]:
-                reading = asyncio.create_task(self._wires[wire].recv(pings=True))
                 await self._wires[wire].ping_frame()
-                reading.cancel()
             case [wire, "close"]:
                 await self._wires[wire].close()
             case [wire, "reset"]:
@@ -284,7 +282,8 @@ class Transcript:
         seqs = []
         while data:
             arrival = parse(data)
-            assert isinstance(arrival, Arrival)
+            if not isinstance(arrival, Arrival):
+                break  # just being written
             assert arrival.wire == packet(arrival.seq)
             seqs.append(arrival.seq)
             data = data[len(arrival.wire) :]

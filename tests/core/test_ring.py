@@ -1,0 +1,120 @@
+"""Ring: positions, refusal of the newest, wrap-around, and no way to write over what is owed."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.core.ring import Ring
+from edge.errors import InternalError
+
+
+def content(ring: Ring, offset: int, frames: int) -> bytes:
+    return b"".join(ring.read(offset, frames))
+
+
+def test_what_is_written_is_read_by_offset() -> None:
+    ring = Ring(8, 2)
+    assert ring.write(b"aabbcc") == 3
+    assert (ring.head, ring.tail, ring.kept_frames, ring.free_frames) == (3, 0, 3, 5)
+    assert content(ring, 1, 2) == b"bbcc"
+
+
+def test_the_newest_is_refused_when_full() -> None:
+    ring = Ring(3, 1)
+    assert ring.write(b"abcde") == 3
+    assert ring.write(b"f") == 0
+    assert content(ring, 0, 3) == b"abc"
+    ring.release(1)
+    assert ring.write(b"fg") == 1
+    assert content(ring, 1, 3) == b"bcf"
+
+
+def test_a_write_and_a_read_may_wrap() -> None:
+    ring = Ring(4, 2)
+    ring.write(b"aabbcc")
+    ring.release(3)
+    assert ring.write(b"ddeeff") == 3
+    assert len(ring.read(3, 3)) == 2
+    assert content(ring, 3, 3) == b"ddeeff"
+    assert len(ring.read(3, 1)) == 1
+
+
+def test_a_write_that_ends_at_the_edge_does_not_wrap() -> None:
+    ring = Ring(4, 1)
+    ring.write(b"ab")
+    assert ring.write(memoryview(b"cd")) == 2
+    assert len(ring.read(0, 4)) == 1
+    assert ring.write(b"") == 0
+
+
+@pytest.mark.parametrize(("capacity", "frame_bytes"), [(0, 2), (4, 0)])
+def test_a_ring_of_nothing_is_refused(capacity: int, frame_bytes: int) -> None:
+    with pytest.raises(InternalError, match="holds nothing"):
+        Ring(capacity, frame_bytes)
+
+
+def test_a_ring_may_be_tiny() -> None:
+    assert Ring(1, 1).write(b"ab") == 1
+
+
+def test_half_a_frame_is_refused() -> None:
+    with pytest.raises(InternalError, match="whole number"):
+        Ring(4, 2).write(b"abc")
+
+
+@pytest.mark.parametrize(("offset", "frames"), [(0, 1), (1, 3), (1, 0), (3, 1)])
+def test_only_what_is_kept_can_be_read(offset: int, frames: int) -> None:
+    ring = Ring(4, 1)
+    ring.write(b"abc")
+    ring.release(1)
+    with pytest.raises(InternalError, match="not in the ring"):
+        ring.read(offset, frames)
+
+
+@pytest.mark.parametrize("offset", [0, 4])
+def test_only_what_is_kept_can_be_released(offset: int) -> None:
+    ring = Ring(4, 1)
+    ring.write(b"abc")
+    ring.release(1)
+    with pytest.raises(InternalError, match="cannot release"):
+        ring.release(offset)
+    ring.release(1)
+    ring.release(3)
+    assert ring.kept_frames == 0
+
+
+def test_every_page_is_touched_at_the_start_and_nothing_is_allocated_later() -> None:
+    tracemalloc.start()
+    try:
+        ring = Ring(100_000, 2)
+        before = tracemalloc.get_traced_memory()[0]
+        block = bytes(3200)
+        for _ in range(500):
+            ring.write(block)
+            ring.read(ring.tail, ring.kept_frames)
+            ring.release(ring.head)
+        assert tracemalloc.get_traced_memory()[0] - before < 5_000
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=40), st.integers(1, 9))
+def test_a_ring_is_a_bounded_queue(steps: list[tuple[int, int]], capacity: int) -> None:
+    ring, model, count = Ring(capacity, 1), bytearray(), 0
+    for write, release in steps:
+        data = bytes((count + i) % 251 for i in range(write))
+        fits = min(write, capacity - len(model))
+        assert ring.write(data) == fits
+        model += data[:fits]
+        count += fits
+        gone = min(release, len(model))
+        ring.release(ring.tail + gone)
+        del model[:gone]
+        assert ring.kept_frames == len(model)
+        assert ring.free_frames == capacity - len(model)
+        if model:
+            assert content(ring, ring.tail, ring.kept_frames) == model

@@ -1,0 +1,189 @@
+"""The parts of the demo, one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import wave
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from edge.cli import demo_source
+from edge.cli.demo_course import FULL, QUICK, Course
+from edge.cli.demo_picture import draw
+from edge.cli.demo_proxy import HOST, CuttableProxy, ReservedPort
+from edge.cli.demo_source import ReadCounter
+from edge.cli.demo_stage import RING_S, withholding
+from edge.cli.demo_story import Actor, Event, Story
+from edge.core.packet import HEADER_BYTES, AudioFormat, decode_header, encode_header
+from edge.runtime.uplink import Happening
+
+AUDIO = AudioFormat(16000, 1)
+
+
+class TestSource:
+    def test_speech_then_noise_the_same_each_time(self, tmp_path: Path) -> None:
+        spoken = demo_source.speech()
+        assert len(spoken) > 10 * 2 * demo_source.RATE_HZ
+        for name in ("one.wav", "two.wav"):
+            demo_source.write(tmp_path / name, spoken, 3.0)
+        assert (tmp_path / "one.wav").read_bytes() == (tmp_path / "two.wav").read_bytes()
+        with wave.open(str(tmp_path / "one.wav")) as file:
+            assert (file.getframerate(), file.getnchannels()) == (16000, 1)
+            data = file.readframes(file.getnframes())
+        assert data[: len(spoken)] == spoken
+        assert len(data) == len(spoken) + 3 * 2 * 16000
+
+    def test_noise_shows_its_place(self) -> None:
+        noise = demo_source.noise(20.0)
+        pieces = {noise[at : at + 32] for at in range(0, len(noise), 32)}
+        assert len(pieces) == len(noise) // 32
+
+    def test_tone_where_there_is_no_speech(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("edge.__file__", str(tmp_path / "edge" / "__init__.py"))
+        assert demo_source.speech() == b""
+        assert len(demo_source.tone(2.0)) == 2 * 2 * 16000
+
+    def test_the_kernel_counts_what_was_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "source.wav"
+        demo_source.write(path, b"", 1.0)
+        descriptor = os.open(path, os.O_RDONLY)
+        os.lseek(descriptor, 44, os.SEEK_SET)
+        counter = ReadCounter(path)
+        assert counter.frames() == 0
+        assert len(os.read(descriptor, 3200)) == 3200
+        os.close(descriptor)
+        assert counter.frames() == 1600
+        counter.close()
+        with pytest.raises(FileNotFoundError):
+            ReadCounter(path)
+
+
+@asynccontextmanager
+async def echo() -> AsyncIterator[tuple[CuttableProxy, int]]:
+    """A proxy before a server that sends back what it gets."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(1000):
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(answer, HOST, 0) as server:
+        proxy = CuttableProxy(server.sockets[0].getsockname()[1])
+        await proxy.mend()
+        try:
+            yield proxy, int(proxy.url.rpartition(":")[2])
+        finally:
+            await proxy.close()
+
+
+class TestProxy:
+    async def test_passes_bytes_and_ends_on(self) -> None:
+        async with asyncio.timeout(10), echo() as (_, port):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            data = random.Random(1).randbytes(1 << 20)
+            writer.write(data)
+            writer.write_eof()
+            assert await reader.read(-1) == data
+            writer.close()
+
+    async def test_a_cut_resets_and_refuses_until_it_is_mended(self) -> None:
+        async with asyncio.timeout(10), echo() as (proxy, port):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(b"one")
+            assert await reader.read(10) == b"one"
+            proxy.cut()
+            with pytest.raises(ConnectionResetError):
+                await reader.read(10)
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection(HOST, port)
+            await proxy.mend()
+            reader, again = await asyncio.open_connection(HOST, port)
+            again.write(b"two")
+            assert await reader.read(10) == b"two"
+            again.close()
+            writer.close()
+
+    async def test_a_dead_target_resets(self) -> None:
+        reserved = ReservedPort()
+        proxy = CuttableProxy(reserved.number)
+        await proxy.mend()
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection(HOST, int(proxy.url.rpartition(":")[2]))
+            with pytest.raises(ConnectionResetError):
+                await reader.read(10)
+        writer.close()
+        await proxy.close()
+        reserved.close()
+
+
+class TestSabotage:
+    def test_one_packet_goes_out_almost_empty(self) -> None:
+        def wire(seq: int) -> bytes:
+            return encode_header(seq, 1000.0 * seq, 1600, AUDIO) + random.Random(seq).randbytes(3200)
+
+        thinned = withholding(wire, AUDIO, 7)
+        assert thinned(6) == wire(6)
+        assert thinned(8) == wire(8)
+        header = decode_header(thinned(7))  # which the receiver accepts
+        assert (header.seq, header.frames, header.captured_unix_ms) == (7, 1, 7000.0)
+        assert thinned(7)[HEADER_BYTES:] == wire(7)[HEADER_BYTES:][:2]
+
+
+class TestStory:
+    def test_a_loss_is_told_once_until_the_connection_is_back(self) -> None:
+        told: list[Event] = []
+        story = Story(told.append)
+        for kind, text in (
+            ("lost", "the connection was lost"),
+            ("lost", "the connection was lost"),
+            ("lost", "the server cannot be reached (refused)"),
+            ("connected", "connected"),
+            ("lost", "the connection was lost"),
+            ("woken", "trying now"),
+            ("state", "never shown"),
+        ):
+            story.tell(Happening(kind, text))
+        assert [event.text for event in told] == ["the connection was lost", "the connection was lost", "trying now"]
+        assert story.events == told
+
+    def test_outages(self) -> None:
+        story = Story()
+        seen = [story.is_cut]
+        story.outage("cut")
+        seen.append(story.is_cut)
+        story.outage_ends()
+        story.outage_ends()
+        seen.append(story.is_cut)
+        assert seen == [False, True, False]
+        assert len(story.outages) == 1
+
+    @pytest.mark.parametrize("is_empty", [True, False])
+    def test_a_picture_of_anything(self, tmp_path: Path, is_empty: bool) -> None:
+        story = Story()
+        if not is_empty:
+            story.say(Actor.BUTTON, "RECORD is pressed")
+            story.sample(0.0, 0.0, "")
+            story.outage("cut")
+            story.sample(1.0, 0.5, "abc")
+        draw(tmp_path / "timeline.png", story, "a title")
+        assert (tmp_path / "timeline.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("course", [FULL, QUICK])
+def test_the_times_of_a_course_show_what_they_should(course: Course) -> None:
+    receiver_grace_s = course.grace_s * 130 / 120  # PROTOCOL.md, trap 3
+    attempts_s = [course.first_delay_s * (2**number - 1) for number in range(1, 5)]
+    back_s = min(at for at in attempts_s if at * 0.9 > course.cut_s) * 1.1
+    assert back_s < receiver_grace_s < course.outage_s
+    assert course.outage_s + 5 < RING_S
+    assert course.total_s < 75
