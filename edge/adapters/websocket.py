@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -129,6 +130,8 @@ def _why(error: Exception) -> str:
     """The reason without a URL: exceptions of the library may quote it."""
     if isinstance(error, socket.gaierror):
         return f"its name cannot be resolved: {error.strerror}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or type(error).__name__}"
     if isinstance(error, OSError):
-        return error.strerror or str(error) or type(error).__name__
+        return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
     return type(error).__name__

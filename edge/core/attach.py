@@ -1,8 +1,8 @@
 """From an attempt to flowing audio: open a session, or come back to the one that was lost.
 
-At an aia-v4 server coming back takes care: a live old socket must be let go first (trap 1, rule 5), a session near the end
-of its grace is asked, flushed and followed by another (trap 3, rules 3 and 4), and `init` is never sent twice (trap 2).
-A server with acks says in its hello what it has; nothing needs to be asked.
+At an aia-v4 server coming back takes care: a live old socket must be let go first (trap 1, rule 5), a session near the
+end of its grace is asked, flushed and followed by another (trap 3, rules 3 and 4), and `init` is never sent twice
+(trap 2). A server with acks says in its hello what it has; nothing needs to be asked.
 """
 
 from __future__ import annotations

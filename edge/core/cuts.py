@@ -1,7 +1,8 @@
 """Where an aia-v4 server has surely cut (PROTOCOL.md, "Segments" and "Sure cuts when something was sent twice").
 
-What lies before a cut was handed to transcription; what lies after it is in the server's RAM only. All numbers are packets
-since `init`. The server counts *appended* packets: one that arrived twice counts twice and moves later cuts to lower numbers.
+What lies before a cut was handed to transcription; what lies after it is in the server's RAM only. All numbers are
+packets since `init`. The server counts *appended* packets: one that arrived twice counts twice and moves later cuts to
+lower numbers.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ class CutModel:
     def surely_cut(self, arrived: int, repeats: int, shorts: int) -> int:
         """The number of packets, of `arrived` distinct ones, that surely lie before a cut.
 
-        `repeats` packets may have arrived a second time. `shorts` of the packets were not full: they fill a segment less
-        than the model thinks, which leaves only the longest way from cut to cut as certain.
+        `repeats` packets may have arrived a second time. `shorts` of the packets were not full: they fill a segment
+        less than the model thinks, which leaves only the longest way from cut to cut as certain.
         """
         certain = max(0, arrived - self.window - shorts)
         if shorts or not self.is_exact:

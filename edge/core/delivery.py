@@ -1,8 +1,8 @@
 """What one server session has confirmed, and what that is worth.
 
-`PlainDelivery` applies PROTOCOL.md's rules of delivery to an unmodified aia-v4 server, whose confirmations are worth little
-by themselves; `AckedDelivery` believes the acknowledgements of our extension. Both speak in packet numbers of the recording
-and offer the session the same face, so that it need not ask which it has.
+`PlainDelivery` applies PROTOCOL.md's rules of delivery to an unmodified aia-v4 server, whose confirmations are worth
+little by themselves; `AckedDelivery` believes the acknowledgements of our extension. Both speak in packet numbers of
+the recording and offer the session the same face, so that it need not ask which it has.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class PlainDelivery:
             self._proved = self._sure = self.resume
 
     def died(self) -> None:
-        """Rule 3: the session was finalised under this socket, nobody knows when: pongs since the last sign of life may lie."""
+        """Rule 3: the session was finalised under this socket, nobody knows when: pongs since the last sign of life
+        may lie."""
         if self.proven:
             self._proved = self._sure
 
@@ -223,7 +224,8 @@ class AckedDelivery:
         self.sent = seq
 
     def limit(self, window: int, max_pending: int) -> int:
-        """What is in flight is bounded: `window` packets, or half a second of measured throughput where that is more."""
+        """What is in flight is bounded: `window` packets, or half a second of measured throughput where that is
+        more."""
         return self.delivered + min(max(window, int(self._packets_per_s / 2)), 15 * window)
 
     def barrier(self, now: float) -> None:

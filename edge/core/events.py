@@ -1,6 +1,7 @@
 """What the session is told (events) and what it wants done (effects). Values only.
 
-Each event that stems from an attempt carries that attempt's number, so that a stale one can be dropped (DESIGN.md, rule 4).
+Each event that stems from an attempt carries that attempt's number, so that a stale one can be dropped (DESIGN.md,
+rule 4).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The account of one recording, in frames, and the packets and gaps that it is made of.
 
-Packets are numbered from 1 without a hole. Between two gaps all packets are full, so the whole table is one `Run` for each
-uninterrupted stretch: memory grows with interruptions, not with time.
+Packets are numbered from 1 without a hole. Between two gaps all packets are full, so the whole table is one `Run` for
+each uninterrupted stretch: memory grows with interruptions, not with time.
 
     expected = delivered + in RAM + the sum of lost[cause]                      (DESIGN.md, "The promise")
 """
@@ -45,7 +45,8 @@ class _Run:
 
 
 class Ledger:
-    """What was captured, what was lost and why, what is delivered. Every number is in frames unless its name says packets."""
+    """What was captured, what was lost and why, what is delivered. Every number is in frames unless its name says
+    packets."""
 
     def __init__(self, packet_frames: int, offset: int = 0) -> None:
         if packet_frames < 1:
@@ -62,7 +63,8 @@ class Ledger:
 
     @classmethod
     def resumed(cls, packet_frames: int, first_seq: int, delivered_frames: int, lost: dict[str, int]) -> Ledger:
-        """The account of a recording of which the packets before `first_seq` are delivered and `lost` came before them."""
+        """The account of a recording of which the packets before `first_seq` are delivered and `lost` came before
+        them."""
         ledger = cls(packet_frames)
         ledger.delivered = ledger._sent_ever = first_seq - 1
         ledger.lost = dict(lost)
@@ -80,7 +82,8 @@ class Ledger:
         self._runs[-1].stored_frames += frames
 
     def gap(self, frames: int, cause: str) -> None:
-        """`frames` are missing from here on; the packet before is closed short. Causes between the same packets add up."""
+        """`frames` are missing from here on; the packet before is closed short. Causes between the same packets add
+        up."""
         self._refuse_if_ended()
         if frames < 0 or not cause:
             raise InternalError(f"a gap of {frames} frames for {cause!r} is no gap")
@@ -149,7 +152,8 @@ class Ledger:
         return tuple(Gap(seq, frames, cause) for cause, frames in self._runs[index].lost.items())
 
     def break_after(self, seq: int, gap_frames: int) -> int | None:
-        """The first packet number >= `seq` behind which more than `gap_frames` are missing; None where there is none."""
+        """The first packet number >= `seq` behind which more than `gap_frames` are missing; None where there is
+        none."""
         for run in self._runs:
             if run.first_seq > seq and sum(run.lost.values()) > gap_frames:
                 return run.first_seq - 1

@@ -1,8 +1,8 @@
 """Fixed-size ring of captured frames in memory that is allocated once.
 
-One thread writes (capture), one reads and releases (the loop). Offsets count the frames ever stored; they only grow, and
-the ledger maps them to the recording's positions. `head` moves in `write` alone and `tail` in `release` alone, each as the
-last step, so the two sides need no lock.
+One thread writes (capture), one reads and releases (the loop). Offsets count the frames ever stored; they only grow,
+and the ledger maps them to the recording's positions. `head` moves in `write` alone and `tail` in `release` alone,
+each as the last step, so the two sides need no lock.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Ring:
         return self.capacity_frames - self.kept_frames
 
     def write(self, data: bytes | memoryview) -> int:
-        """Store the oldest frames of `data` that fit; returns their number. The rest is refused and is the caller's to count."""
+        """Store the oldest frames of `data` that fit; returns their number. The rest is refused and is the caller's to
+        count."""
         frames, rest = divmod(len(data), self.frame_bytes)
         if rest:
             raise InternalError(f"{len(data)} bytes are no whole number of {self.frame_bytes}-byte frames")
@@ -60,6 +61,14 @@ class Ring:
         """The frames at [offset, offset + frames) as one view, or two where the ring wraps. Valid until released."""
         if frames < 1 or offset < self.tail or offset + frames > self.head:
             raise InternalError(f"frames {offset} to {offset + frames} are not in the ring [{self.tail}, {self.head})")
+        return self._views(offset, frames)
+
+    def latest(self, frames: int) -> tuple[memoryview, ...]:
+        """The newest frames, at most `frames`, released or not: for a level meter. Empty where there are none."""
+        frames = min(frames, self.head, self.capacity_frames)
+        return self._views(self.head - frames, frames) if frames > 0 else ()
+
+    def _views(self, offset: int, frames: int) -> tuple[memoryview, ...]:
         start = offset % self.capacity_frames * self.frame_bytes
         stop = start + frames * self.frame_bytes
         if stop <= len(self._memory):

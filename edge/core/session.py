@@ -1,8 +1,8 @@
 """One recording's way to the server: a table of transitions, effects, exactly one deadline.
 
-The session is fed events (`handle`) and the time (`tick`); it returns effects for the shell to perform. It knows no clock
-and no socket. `context` holds its memory, `attach` and `stream` its steps, `delivery` what confirmations are worth, and the
-ledger where the recording stands.
+The session is fed events (`handle`) and the time (`tick`); it returns effects for the shell to perform. It knows no
+clock and no socket. `context` holds its memory, `attach` and `stream` its steps, `delivery` what confirmations are
+worth, and the ledger where the recording stands.
 """
 
 from __future__ import annotations
@@ -253,7 +253,8 @@ class Session:
     def tick(self, now: float) -> list[Effect]:
         """Let the earliest timer act if it is due by `now`.
 
-        One at a time: the effects belong to the attempt that is current when this returns, and the next timer may end it.
+        One at a time: the effects belong to the attempt that is current when this returns, and the next timer may end
+        it.
         """
         timers = self._context.timers
         timer = min(timers, key=timers.__getitem__, default=None)

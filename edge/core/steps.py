@@ -6,7 +6,7 @@ from edge.core.context import Context, Phase, Timer
 from edge.core.delivery import PlainDelivery
 from edge.core.events import OpenSocket, Over, StartSession
 
-GONE = "the server no longer knows the session (it was restarted)"
+GONE = "the server no longer knows the session (restarted, or its grace is over)"
 
 
 def start(c: Context) -> None:

@@ -98,7 +98,8 @@ def send_barrier(c: Context, now: float) -> None:
 
 
 def _confirm(c: Context, now: float) -> None:
-    """Barriers every `barrier_interval`, sooner where half the window waits for one. Acks need none unless they fail."""
+    """Barriers every `barrier_interval`, sooner where half the window waits for one. Acks need none unless they
+    fail."""
     delivery, policy = c.delivery, c.policy
     due: float | None = None
     if isinstance(delivery, AckedDelivery):

@@ -1,7 +1,7 @@
 """Position <-> boot clock <-> UTC. Positions are the truth about time; clocks are only anchored to them.
 
-Stamps of single reads jitter by the scheduler's whim, the microphone's clock drifts by tens of ppm: the anchor follows the
-stamps slowly enough to hide the first and fast enough to keep up with the second.
+Stamps of single reads jitter by the scheduler's whim, the microphone's clock drifts by tens of ppm: the anchor follows
+the stamps slowly enough to hide the first and fast enough to keep up with the second.
 """
 
 from __future__ import annotations

@@ -89,11 +89,8 @@ class Recorder:
     def level_dbfs(self) -> float:
         """RMS of the last 100 ms, all channels together; -120 stands for silence and for nothing."""
         audio = self.recording.audio
-        frames = min(int(_LEVEL_S * audio.rate_hz), self._ring.kept_frames)
-        if not frames:
-            return SILENCE_DBFS
         total = count = 0
-        for part in self._ring.read(self._ring.head - frames, frames):
+        for part in self._ring.latest(int(_LEVEL_S * audio.rate_hz)):
             samples = array.array("h", bytes(part))
             if sys.byteorder == "big":
                 samples.byteswap()

@@ -324,7 +324,7 @@ async def test_nobody_listens(watch: TokenWatch) -> None:
     async with RawServer(silence) as server:
         url = server.url
     api = HttpServerApi(url, lambda: TOKEN, 5.0)
-    with pytest.raises(Unreachable, match="onnect") as caught:
+    with pytest.raises(Unreachable, match=r"\(Connection refused\)") as caught:
         await api.start(SETTINGS)
     watch.show(caught.value)
     await api.close()

@@ -35,6 +35,7 @@ class Driver:
         self.status: dict[str, Any] | None = None  # answer every poll at once with this; None: not at all
         self.polls: list[events.PollStatus] = []
         self.owes_poll = False
+        self.poll_times: list[float] = []
         self.sent: list[int] = []
         self.texts: list[dict[str, Any]] = []
         self.has_socket = False
@@ -93,6 +94,7 @@ class Driver:
             case events.PollStatus():
                 self.polls.append(effect)
                 self.owes_poll = True
+                self.poll_times.append(self.now)
                 if self.status is not None:
                     return self.polled(**self.status)
             case events.Release(offset):
@@ -129,12 +131,17 @@ class Driver:
 
     def next_poll(self, **status: Any) -> list[Effect]:
         """Wait for the next poll, and answer it."""
-        self.owes_poll = False
-        for _ in range(100):
-            if self.owes_poll:
-                break
-            self.wait(0.1)
+        self.until_poll()
         return self.polled(**status)
+
+    def until_poll(self) -> list[Effect]:
+        """Wait for the next poll."""
+        count, effects = len(self.polls), []
+        for _ in range(200):
+            if len(self.polls) > count:
+                return effects
+            effects += self.wait(0.05)
+        raise AssertionError("there is no next poll")
 
     def alive(self, alive: bool | None = True) -> list[Effect]:
         return self.tell(events.Pinged, alive)
@@ -157,10 +164,13 @@ class Driver:
         """An answer to the last poll, reported by `attempt`."""
         return events.Polled(attempt, self.polls[-1].poll, answered=True, exists=True)
 
+    def open_hello(self, *, acks: bool = False, next_seq: int = 1) -> list[Effect]:
+        return self.tell(events.Hello, acks, next_seq)
+
     def open(self, *, acks: bool = False, next_seq: int = 1) -> list[Effect]:
         """From OPENING to hello."""
         self.tell(events.Opened)
-        return self.tell(events.Hello, acks, next_seq)
+        return self.open_hello(acks=acks, next_seq=next_seq)
 
     def start(self, *, acks: bool = False, next_seq: int = 1, session_id: str = "s1") -> list[Effect]:
         """From an attempt without a session to flowing audio."""
@@ -180,6 +190,11 @@ class Driver:
             self.polled(connected=False)
         assert self.phase is Phase.OPENING
         return self.open(**hello)
+
+    def reattach_fails(self) -> list[Effect]:
+        """An attempt that comes back to nothing."""
+        self.feed(events.Attempted())
+        return self.polled(answered=False)
 
     def stream(self, packets: int, *, pending: int = 0) -> None:
         """`packets` more are recorded, sent, handled and polled."""

@@ -118,3 +118,14 @@ def test_a_ring_is_a_bounded_queue(steps: list[tuple[int, int]], capacity: int) 
         assert ring.free_frames == capacity - len(model)
         if model:
             assert content(ring, ring.tail, ring.kept_frames) == model
+
+
+def test_latest_gives_the_newest_frames_though_they_were_released() -> None:
+    ring = Ring(4, 2)
+    assert ring.latest(3) == ()
+    ring.write(b"aabbcc")
+    ring.release(3)
+    assert b"".join(ring.latest(2)) == b"bbcc"
+    ring.write(b"ddee")
+    assert b"".join(ring.latest(3)) == b"ccddee"
+    assert b"".join(ring.latest(9)) == b"bbccddee"
