@@ -77,6 +77,7 @@ lock: env
 .PHONY: reference
 reference: env
 	@$(PY) -m tests.tools.reference
+	@$(PY) -m tests.tools.states
 
 ## make clean         remove what can be made again
 .PHONY: clean

@@ -105,6 +105,7 @@ def test_acks_a_server_that_stored_nothing_new_is_no_liar() -> None:
 def test_acks_a_session_does_not_change_its_kind(acks: bool) -> None:
     d = Driver()
     d.start(acks=acks)
+    d.record(1)
     d.closed()
     d.feed(Attempted())
     if not acks:

@@ -537,7 +537,7 @@ def test_rule_8_http_that_answers_again_is_forgiven() -> None:
     d.until_poll()
     d.wait(5.0)
     d.status = {}
-    d.wait(18.0)
+    d.wait(10.0)
     assert STOP not in d.texts
     assert d.phase is Phase.STREAMING
 

@@ -77,7 +77,6 @@ def test_states_of_a_whole_life() -> None:
     assert (d.session.state, d.session.reconnects) == (State.CONNECTED, 1)
     d.alive()
     d.end()
-    d.next_poll()
     assert (d.phase, d.session.state) == (Phase.STOPPING, State.CONNECTED)
     d.closed(1000, FINALIZED)
     assert (d.phase, d.session.state, d.session.failure) == (Phase.DONE, State.DISCONNECTED, None)
