@@ -166,13 +166,15 @@ def _lost_from_sight(c: Context, event: Polled, now: float) -> bool:
 
 
 def asked(c: Context, event: Polled, now: float) -> None:
-    """What has become of the session? Near the end of grace it is flushed, not trusted (rule 4)."""
+    """What has become of the session? Near the end of grace it is flushed, not trusted (rule 4).
+
+    "Pending 0" is not counted here: a session that was finalised meanwhile says it as well, its pending lines lost.
+    """
     if _lost_from_sight(c, event, now):
         return
     delivery = c.delivery
     if isinstance(delivery, PlainDelivery) and now >= delivery.alive_at + c.policy.sure_grace:
         c.known.is_stopped = True
-    _count_clear(c, event, now)
     if c.known.is_stopped:
         c.phase = Phase.FLUSHING
         c.arm(Timer.FLUSH, now + c.policy.flush_timeout)
@@ -189,19 +191,10 @@ def settling(c: Context, event: Polled, now: float) -> None:
     """Rule 5: reattach only once the server has let go."""
     if _lost_from_sight(c, event, now):
         return
-    _count_clear(c, event, now)
     if event.connected:
         c.arm(Timer.POLL, now + c.policy.settle_poll)
     else:
         steps.open_socket(c, now)
-
-
-def _count_clear(c: Context, event: Polled, now: float) -> None:
-    """Rule 2 holds between two sockets as well, as long as the session surely lives."""
-    delivery = c.delivery
-    if isinstance(delivery, PlainDelivery) and event.poll and not (event.pending or c.known.is_stopped):
-        delivery.pending_zero(event.poll, now, c.policy.sure_grace)
-        c.advance()
 
 
 def take_over(c: Context, now: float) -> None:

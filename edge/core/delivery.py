@@ -97,6 +97,7 @@ class PlainDelivery:
         """The socket is gone: what it had not confirmed will be sent again and may then have arrived twice."""
         self._repeats += self.sent - self.resume
         self.sent = self.resume
+        self.proven = False  # of the socket: what is polled between two sockets proves nothing
         self._barriers.clear()
 
     def sending(self, seq: int, *, short: bool) -> None:

@@ -57,7 +57,8 @@ class Driver:
 
     def wait(self, seconds: float) -> list[Effect]:
         """Let time pass; timers act when they are due."""
-        until, effects = self.now + seconds, []
+        effects: list[Effect] = []
+        until = self.now + seconds
         for _ in range(10_000):
             due = self.session.deadline
             if due is None or due > until:
@@ -136,7 +137,8 @@ class Driver:
 
     def until_poll(self) -> list[Effect]:
         """Wait for the next poll."""
-        count, effects = len(self.polls), []
+        effects: list[Effect] = []
+        count = len(self.polls)
         for _ in range(200):
             if len(self.polls) > count:
                 return effects

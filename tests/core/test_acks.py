@@ -141,7 +141,7 @@ def test_acks_gaps_go_out_in_stream_order() -> None:
     d.ledger.gap(1600, "overflow")
     effects = d.record(2)
     order = [
-        effect.message if hasattr(effect, "message") else (effect.first, effect.last)
+        effect.message if hasattr(effect, "message") else (getattr(effect, "first", 0), getattr(effect, "last", 0))
         for effect in effects
         if hasattr(effect, "message") or hasattr(effect, "first")
     ]

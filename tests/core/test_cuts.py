@@ -134,7 +134,7 @@ def deliveries(draw: st.DrawFn) -> tuple[CutModel, BruteServer, int, int, int]:
     return CutModel(packet_ms, target_ms), server, confirmed, repeats, shorts
 
 
-@settings(max_examples=1500, derandomize=True, deadline=None)
+@settings(max_examples=500, derandomize=True, deadline=None)
 @given(deliveries())
 def test_never_more_than_was_really_cut(case: tuple[CutModel, BruteServer, int, int, int]) -> None:
     model, server, confirmed, repeats, shorts = case

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,7 +73,8 @@ def test_the_end_closes_the_last_packet() -> None:
     ledger.end()
     assert ledger.last == 2
     assert ledger.packet(2).frames == 3
-    for change in (lambda: ledger.capture(1), lambda: ledger.gap(1, "xrun")):
+    changes: tuple[Callable[[], None], ...] = (lambda: ledger.capture(1), lambda: ledger.gap(1, "xrun"))
+    for change in changes:
         with pytest.raises(InternalError, match="ended"):
             change()
 

@@ -87,6 +87,20 @@ def test_only_what_is_kept_can_be_released(offset: int) -> None:
     assert ring.kept_frames == 0
 
 
+def test_the_newest_frames_may_be_looked_at_whether_released_or_not() -> None:
+    ring = Ring(4, 2)
+    assert ring.latest(3) == ()
+    ring.write(b"aabb")
+    assert b"".join(ring.latest(3)) == b"aabb"
+    assert b"".join(ring.latest(1)) == b"bb"
+    assert ring.latest(0) == ()
+    ring.release(2)
+    ring.write(b"ccddee")
+    assert b"".join(ring.latest(3)) == b"ccddee"
+    ring.release(5)
+    assert b"".join(ring.latest(9)) == b"bbccddee"
+
+
 def test_every_page_is_touched_at_the_start_and_nothing_is_allocated_later() -> None:
     tracemalloc.start()
     try:

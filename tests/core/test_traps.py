@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from edge.core.context import Phase
@@ -232,11 +234,8 @@ def test_trap_4_where_a_cut_may_be_open_the_follow_on_begins_behind_what_is_deli
 def test_trap_5_one_socket_ever_and_the_old_one_is_closed_first() -> None:
     """Every test here checks it (Driver); this one goes through each way in which a socket ends."""
     d = streaming()
-    for end in (
-        lambda: d.closed(),
-        lambda: d.alive(False),
-        lambda: d.tell(Backpressure),
-    ):
+    ends: tuple[Callable[[], object], ...] = (lambda: d.closed(), lambda: d.alive(False), lambda: d.tell(Backpressure))
+    for end in ends:
         d.status = {"connected": False}
         d.record(3)
         end()
