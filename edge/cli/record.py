@@ -25,6 +25,7 @@ HELP = (
 )
 CARD = "card"
 _LINE_S = 0.2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _QUIET = {"waiting", "message", "connected"}
 
 
@@ -165,6 +166,9 @@ class _Run:
             self._screen.clear()
             unkept = self._keep_rest()
             await self._app.server.close()
+            for number in _SIGNALS:  # all is done: nothing is left that one Ctrl-C more could end, but the exit code
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)
         if bugs:
             raise bugs[0]
         account = recording.account()

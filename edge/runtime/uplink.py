@@ -106,8 +106,7 @@ class Uplink:
 
     def retry_now(self, reason: str) -> None:
         """Try at once instead of waiting; attempts count from 1 again. During an attempt: as soon as that fails."""
-        if self._state is not State.CONNECTED:
-            self._wake.now(reason)
+        self._wake.now(reason)
 
     async def refused(self) -> None:
         """Wait until the server has refused something that only a person can change."""

@@ -295,8 +295,8 @@ async def test_a_body_without_end_is_left_behind(watch: TokenWatch) -> None:
 
 
 async def test_a_packed_body_is_not_unpacked(watch: TokenWatch) -> None:
-    bomb = gzip.compress(b'{"session_id": "s"}' + b" " * 50_000_000)
-    error, _ = await tried(answers("200 OK", bomb, "Content-Encoding: gzip"), start, watch)
+    packed = gzip.compress(b'{"session_id": "s"}')  # nobody asked for that, and what it blows up to is unknown
+    error, _ = await tried(answers("200 OK", packed, "Content-Encoding: gzip"), start, watch)
     assert isinstance(error, ServerRefused)
 
 

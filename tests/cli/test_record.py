@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
+import socket
 import wave
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,8 +20,9 @@ from edge.adapters.state import StateDirectory
 from edge.cli.main import main
 from edge.errors import MicrophoneError
 from edge.runtime.ports import Source
+from edge.runtime.recording import Recording
 from tests.client.receiver import TOKEN, ThreadedReceiver, account, wav
-from tests.runtime.fakes import FedSource
+from tests.runtime.fakes import PACKET, FedSource, Feed
 
 FIELDS = {
     "recording", "unit", "rate", "channels", "expected", "delivered", "pending", "lost", "resent", "sessions",
@@ -95,11 +98,19 @@ def rig(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Rig]:
         yield Rig(tmp_path, capsys, receiver)
 
 
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A command ends with its process; here the process goes on."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def nobody() -> str:
     """An address at which nobody listens."""
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -318,6 +329,26 @@ def test_a_damaged_folder_is_said_and_left_and_recording_goes_on(rig: Rig, nobod
     assert done.code == 0
     assert "cannot be read" in done.stderr
     assert rig.kept == {first.account["recording"]}
+
+
+def test_what_became_whole_in_the_last_moment_is_not_kept_after_all(tmp_path: Path) -> None:
+    """Delivered, but its stop was still on its way when the time was up."""
+
+    class Held:
+        undelivered: tuple[Recording, ...] = ()
+
+    def keep(delivered: int) -> list[Path]:
+        feed.ledger.deliver(delivered)
+        device.undelivered = (feed.recording,)
+        built = app.App(device, None, StateDirectory(tmp_path), lambda happening: None)  # type: ignore[arg-type]
+        assert built.keep_rest() == {}
+        return [path for path in tmp_path.glob("pending/*") if not path.name.startswith(".")]
+
+    device, feed = Held(), Feed("6f5902ac-2370-4f1c-b3a2-0123456789ab")
+    feed.talk(2 * PACKET)
+    assert [path.name for path in keep(1)] == [feed.recording.recording_id]
+    assert feed.ledger.ended
+    assert keep(2) == []
 
 
 def test_a_disk_that_takes_nothing_is_a_loss_that_is_counted(rig: Rig, nobody: str) -> None:

@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import wave
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,14 @@ class Log:
 
 def client(url: str, token: Any = TOKEN, **options: Any) -> ResilientWebSocket:
     return ResilientWebSocket(url, token, **(QUICK | options))
+
+
+@pytest.fixture
+def port() -> Iterator[ReservedPort]:
+    """A port at which nobody listens until a test does."""
+    reserved = ReservedPort()
+    yield reserved
+    reserved.close()
 
 
 @pytest.fixture
@@ -223,8 +231,9 @@ async def test_a_lost_connection_comes_back_and_nothing_is_lost(tmp_path: Path) 
     assert heard(tmp_path) == pattern(0, 32000)
 
 
-async def test_nobody_there_raises_unreachable_and_audio_is_kept_until_somebody_is(tmp_path: Path) -> None:
-    port = ReservedPort()
+async def test_nobody_there_raises_unreachable_and_audio_is_kept_until_somebody_is(
+    tmp_path: Path, port: ReservedPort
+) -> None:
     ws = client(f"http://127.0.0.1:{port.number}", max_reconnect_attempts=3)
     log = Log(ws)
     with pytest.raises(Unreachable, match="3 attempts"):
@@ -242,7 +251,6 @@ async def test_nobody_there_raises_unreachable_and_audio_is_kept_until_somebody_
     assert log.of("networkChanged") == [()]
     assert account["delivered"] == 16000
     assert heard(tmp_path) == pattern(0, 16000)
-    port.close()
 
 
 async def test_a_wrong_token_raises_refused_and_says_so(tmp_path: Path) -> None:
@@ -307,8 +315,7 @@ async def test_connect_twice_is_refused_and_connect_after_close_is_a_new_recordi
         assert first["recording"] != second["recording"]
 
 
-async def test_a_connect_that_is_given_up_can_be_closed_and_tried_again(tmp_path: Path) -> None:
-    port = ReservedPort()
+async def test_a_connect_that_is_given_up_can_be_closed_and_tried_again(tmp_path: Path, port: ReservedPort) -> None:
     ws = client(f"http://127.0.0.1:{port.number}", drain_timeout=0.01)
     connecting = asyncio.create_task(ws.connect("agent", "event"))
     async with asyncio.timeout(BOUND_S):
@@ -321,7 +328,6 @@ async def test_a_connect_that_is_given_up_can_be_closed_and_tried_again(tmp_path
     async with receiving(tmp_path, port.number):
         await ws.connect("agent", "event")
         await ws.close()
-    port.close()
 
 
 async def test_close_during_connect_ends_the_connect(nobody: str) -> None:
@@ -454,7 +460,7 @@ async def test_async_handlers_are_waited_for_at_the_end(tmp_path: Path) -> None:
 
 async def test_a_handler_may_close_and_wait_for_it(nobody: str) -> None:
     """What a program does on connectionFailed, more often than not."""
-    ws = client(nobody, max_reconnect_attempts=1, drain_timeout=0.01)
+    ws = client(nobody, max_reconnect_attempts=1, drain_timeout=0.01, connection_timeout=60.0)
     accounts: list[dict[str, Any]] = []
 
     async def give_up(error: EdgeError) -> None:

@@ -437,6 +437,7 @@ def test_a_bug_is_told_remembered_and_does_not_end_the_delivery(is_live: bool) -
         await rig.device.delivered()
         assert device.AFTER_BUG_S <= now() - since <= 2 * device.AFTER_BUG_S + 2
         assert rig.server.audio("r") == feed.given
+        assert rig.delivered == ["r"]
         assert isinstance(rig.device.bug, InternalError)
         assert "bug" in rig.kinds()
         assert rig.running is not None

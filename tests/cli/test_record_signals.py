@@ -1,0 +1,198 @@
+"""`edge record` as a process: Ctrl-C, pipes that nobody reads, and a receiver that comes late."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.receiver.config import ReceiverConfig
+from edge.receiver.server import Receiver
+from tests.client.receiver import TOKEN
+from tests.rig.process import Child, ReservedPort
+
+ROOT = Path(__file__).resolve().parents[2]
+BOUND_S = 30.0
+CONFIG = """
+[connection]
+initial_reconnect_delay = 0.05
+max_reconnect_delay = 0.2
+connection_timeout = 2.0
+[panel]
+enabled = false
+"""
+
+
+class Recorder(Child):
+    """`edge record` as a child; `said` waits for a line of stderr."""
+
+    def __init__(self, folder: Path, url: str, *options: str) -> None:
+        token, config = folder / "token", folder / "edge.toml"
+        token.write_text(TOKEN + "\n")
+        token.chmod(0o600)
+        config.write_text(CONFIG)
+        self.state = folder / "state"
+        command = [sys.executable, "-m", "edge", "record", "--config", str(config), "--server", url, "--json"]
+        command += ["--token-file", str(token), "--state", str(self.state), *options]
+        super().__init__("recorder", command, cwd=ROOT)
+
+    async def said(self, text: str) -> None:
+        async with asyncio.timeout(BOUND_S), self._news:
+            await self._news.wait_for(lambda: self._is_over() or any(text in line for line in self.stderr))
+        assert any(text in line for line in self.stderr), self.tail()
+
+    def _is_over(self) -> bool:
+        return all(reader.done() for reader in self._readers)
+
+    async def account(self, code: int) -> dict[str, Any]:
+        """Its account, once it ended with `code`."""
+        assert await self.wait(BOUND_S) == code, self.tail()
+        for line in (*self.stdout, *self.stderr):
+            assert TOKEN not in line
+            assert "Traceback" not in line
+            assert "never retrieved" not in line
+            assert "was never awaited" not in line
+        assert len(self.stdout) == 1
+        found: dict[str, Any] = json.loads(self.stdout[0])
+        return found
+
+    @property
+    def kept(self) -> list[str]:
+        return sorted(path.name for path in (self.state / "pending").glob("*"))
+
+
+@pytest.fixture
+def port() -> Iterator[ReservedPort]:
+    """A port at which nobody listens until a test does."""
+    reserved = ReservedPort()
+    yield reserved
+    reserved.close()
+
+
+def config(folder: Path, port: int = 0) -> ReceiverConfig:
+    return ReceiverConfig(folder / "received", TOKEN, port=port)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_once_is_stop_and_deliver(number: signal.Signals, tmp_path: Path) -> None:
+    source = ("--source", "tone:440")
+    async with Receiver(config(tmp_path)) as receiver, Recorder(tmp_path, receiver.url, *source) as recorder:
+        await recorder.said("connecting -> connected")
+        recorder.signal(number)
+        account = await recorder.account(0)
+        assert account["expected"] == account["delivered"]
+        assert account["pending"] == 0
+        assert recorder.kept == []
+
+
+async def test_twice_keeps_the_rest(tmp_path: Path, port: ReservedPort) -> None:
+    async with Recorder(tmp_path, f"http://127.0.0.1:{port.number}", "--source", "tone:440") as recorder:
+        await recorder.said("recording ")
+        recorder.signal(signal.SIGINT)
+        await recorder.said("the recording has ended")
+        recorder.signal(signal.SIGINT)
+        account = await recorder.account(3)
+        assert account["delivered"] == 0
+        assert account["pending"] == account["expected"]
+        assert recorder.kept == ([account["recording"]] if account["expected"] else [])
+
+
+async def test_twice_at_once_as_impatient_people_do(tmp_path: Path, port: ReservedPort) -> None:
+    async with Recorder(tmp_path, f"http://127.0.0.1:{port.number}", "--source", "tone:440") as recorder:
+        await recorder.said("recording ")
+        async with asyncio.timeout(BOUND_S):
+            while recorder.returncode is None:
+                recorder.signal(signal.SIGINT)
+                await asyncio.sleep(0.02)  # two that come at once are one to a process
+        assert await recorder.wait(BOUND_S) in (0, 3)  # 0 only where nothing was captured yet
+        assert "Traceback" not in "\n".join(recorder.stderr)
+        account = json.loads(recorder.stdout[0])
+        assert account["pending"] == account["expected"]
+
+
+async def test_while_it_only_delivers_once_keeps_the_rest(tmp_path: Path, port: ReservedPort) -> None:
+    options = ("--source", "tone:440", "--pace", "fast", "--seconds", "2")
+    async with Recorder(tmp_path, f"http://127.0.0.1:{port.number}", *options) as recorder:
+        await recorder.said("the recording has ended")
+        recorder.signal(signal.SIGINT)
+        account = await recorder.account(3)
+        assert account["pending"] == 32000
+        assert recorder.kept == [account["recording"]]
+
+
+async def test_without_a_limit_it_waits_for_the_server_and_retry_cuts_that_short(
+    tmp_path: Path, port: ReservedPort
+) -> None:
+    options = ("--source", "tone:440", "--pace", "fast", "--seconds", "2")
+    async with Recorder(tmp_path, f"http://127.0.0.1:{port.number}", *options) as recorder:
+        await recorder.said("the recording has ended")
+        async with Receiver(config(tmp_path, port.number)):
+            recorder.signal(signal.SIGUSR1)
+            account = await recorder.account(0)
+            assert account["delivered"] == 32000
+
+
+async def test_a_killed_receiver_that_comes_back_gets_the_rest_and_nothing_twice(
+    tmp_path: Path, port: ReservedPort
+) -> None:
+    options = ("--source", "tone:440", "--seconds", "1.5")
+    first = Receiver(config(tmp_path, port.number))
+    async with Recorder(tmp_path, f"http://127.0.0.1:{port.number}", *options) as recorder:
+        async with first:
+            await recorder.said("connecting -> connected")
+            await first.kill()
+        async with Receiver(config(tmp_path, port.number)):
+            account = await recorder.account(0)
+        assert account["delivered"] == 24000
+        assert len(account["sessions"]) == 2
+        stored = json.loads((tmp_path / "received" / account["recording"] / "account.json").read_text())
+        assert (stored["frames"], stored["stored_frames"], stored["packets"]) == (24000, 24000, 15)
+
+
+async def test_nobody_reads_stderr(tmp_path: Path) -> None:
+    async with Receiver(config(tmp_path)) as receiver:
+        options = ("--source", "tone:440", "--pace", "fast", "--seconds", "2")
+        recorder = Recorder(tmp_path, receiver.url, *options)
+        code, out = await _run(recorder.command, lambda: os.close(2))
+        assert code == 0
+        assert json.loads(out)["delivered"] == 32000
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        code, out = await _run(recorder.command, lambda: os.dup2(write_end, 2), write_end)
+        os.close(write_end)
+        assert code == 0
+        assert json.loads(out)["delivered"] == 32000
+
+
+async def test_nobody_reads_stdout(tmp_path: Path) -> None:
+    async with Receiver(config(tmp_path)) as receiver:
+        options = ("--source", "tone:440", "--pace", "fast", "--seconds", "2")
+        recorder = Recorder(tmp_path, receiver.url, *options)
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        process = await asyncio.create_subprocess_exec(
+            *recorder.command, stdout=write_end, stderr=asyncio.subprocess.PIPE, cwd=ROOT
+        )
+        os.close(write_end)
+        async with asyncio.timeout(BOUND_S):
+            _, err = await process.communicate()
+        assert process.returncode == 141
+        assert b"Traceback" not in err
+        assert b"Exception" not in err
+        assert recorder.kept == []
+
+
+async def _run(command: list[str], prepare: Callable[[], object], *descriptors: int) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, preexec_fn=prepare, pass_fds=descriptors, cwd=ROOT
+    )
+    async with asyncio.timeout(BOUND_S):
+        out, _ = await process.communicate()
+    return process.returncode, out.decode()
