@@ -87,7 +87,6 @@ class Context:
         self.progress_at = 0.0
         self.ponged_at = 0.0
         self.attached_at = 0.0
-        self.is_planned_stop = False
         self.has_acks = False  # what the last hello said
         self.is_tail_told = False  # a stop behind the gap at the recording's end succeeded
 
@@ -143,7 +142,6 @@ class Context:
         """Ask for the session's status."""
         delivery = self.known.delivery
         poll = delivery.poll() if isinstance(delivery, PlainDelivery) else None
-        self.timers.pop(Timer.POLL, None)
         if self.unanswered_since is None:
             self.unanswered_since = now
             self.arm(Timer.HTTP_DEAD, now + self.policy.http_dead_after)
@@ -181,7 +179,6 @@ class Context:
 
     def finish(self) -> None:
         """Everything is delivered."""
-        self.timers.clear()
         self.phase = Phase.DONE
 
     def forget_session(self) -> None:

@@ -62,7 +62,6 @@ class PlainDelivery:
         self.sent = self.resume = self.delivered = first - 1
         self.sockets = 0
         self.alive_at = now  # the last moment at which the server surely had not finalised the session
-        self.believed = True
         self.proven = False
         self.clear = first - 1  # handled when the last poll that said "pending 0" was started
         self._proved = first - 1
@@ -88,10 +87,7 @@ class PlainDelivery:
         """A socket said hello. The first of a session just created needs no proof."""
         self.sockets += 1
         self.proven = self.sockets == 1
-        self.believed = True
         self._sure = self._proved
-        if self.proven:
-            self.alive_at = now
 
     def detach(self) -> None:
         """The socket is gone: what it had not confirmed will be sent again and may then have arrived twice."""
@@ -118,7 +114,7 @@ class PlainDelivery:
     def pong(self, now: float) -> bool:
         """The oldest barrier was answered; True where that confirmed something new."""
         seq = self._barriers.answered(now)
-        if seq is None or not self.believed:
+        if seq is None:
             return False
         if self.sockets == 1:
             self.alive_at = now
@@ -139,14 +135,12 @@ class PlainDelivery:
         """A `t` ping with is_recording came on this socket: rule 1."""
         self.proven = True
         self.alive_at = now
-        if self.believed:
-            self._proved = self._sure = self.resume
+        self._proved = self._sure = self.resume
 
     def died(self) -> None:
         """Rule 3: the session was finalised under this socket, nobody knows when: pongs since the last sign of life
         may lie."""
-        if self.proven:
-            self._proved = self._sure
+        self._proved = self._sure
 
     def poll(self) -> Poll:
         """To be taken when a status poll is started."""

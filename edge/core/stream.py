@@ -142,11 +142,10 @@ def _stop_if_kept(c: Context, goal: int, now: float) -> None:
     if delivery.acks:
         for gap in c.ledger.gaps_before(goal + 1):
             c.do(SendText(messages.gap(gap)))
-    _stop(c, now, is_planned=True)
+    _stop(c, now)
 
 
-def _stop(c: Context, now: float, *, is_planned: bool) -> None:
-    c.is_planned_stop = is_planned
+def _stop(c: Context, now: float) -> None:
     c.phase = Phase.STOPPING
     c.timers.clear()
     c.arm(Timer.STOP, now + c.policy.stop_timeout)
@@ -155,7 +154,6 @@ def _stop(c: Context, now: float, *, is_planned: bool) -> None:
 
 def barrier_due(c: Context, now: float) -> None:
     """The barrier interval, or the patience with acknowledgements, has passed."""
-    send_barrier(c, now)
     pump(c, now)
 
 
@@ -231,7 +229,7 @@ def http_dead(c: Context, now: float) -> None:
         return
     if c.ponged_at > c.unanswered_since + c.policy.hold_after:
         c.note("server-stopping", "the server is shutting down: asking it to keep what it has")
-        _stop(c, now, is_planned=False)
+        _stop(c, now)
     else:
         # Held back, nothing may be under way: ask. No answer is a stall, and not for this timer.
         send_barrier(c, now)
@@ -243,9 +241,8 @@ def pushed_back(c: Context, event: Backpressure, now: float) -> None:
     """Trap 6: a packet was dropped and the pongs lie; leave this socket and wait until the backlog is transcribed."""
     delivery = c.delivery
     if isinstance(delivery, PlainDelivery):
-        delivery.believed = False
         c.pending_segments = c.max_pending
-    c.leave_socket(abort=False)
+    c.leave_socket(abort=False)  # its pongs are stale from here on
     c.rest(Unreachable("the server has too much to transcribe: waiting for it"))
 
 
@@ -303,15 +300,11 @@ def stop_timed_out(c: Context, now: float) -> None:
 
 def stop_ended(c: Context, event: SocketClosed, now: float) -> None:
     """The socket ended after our stop; it counts only with 1000 and the reason "finalize"."""
-    delivery = c.delivery
     if event.code != 1000 or FINALIZE not in event.reason:
         c.known.is_stopped = True
         c.rest(Unreachable("the connection was lost during the stop"))
         return
-    if c.is_planned_stop:
-        if isinstance(delivery, PlainDelivery):
-            delivery.delivered = delivery.proved
-        c.is_tail_told = c.ledger.ended
+    c.is_tail_told = c.has_acks
     c.has_progress = True
     steps.conclude(c)
     c.end_attempt()

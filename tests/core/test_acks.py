@@ -83,7 +83,7 @@ def test_acks_a_server_that_forgot_what_it_acknowledged_gets_a_session_of_its_ow
     d.closed()
     d.feed(Attempted())
     effects = d.open(acks=True, next_seq=8)
-    assert of(CloseSocket, effects)
+    assert of(CloseSocket, effects) == [CloseSocket(abort=False)]
     assert "forgot" in str(over(effects))
     assert d.ledger.delivered == 8
     d.sent.clear()
@@ -123,7 +123,7 @@ def test_acks_a_claim_of_more_than_was_recorded_is_refused() -> None:
     d.tell_started()
     d.tell_opened()
     effects = d.open_hello(acks=True, next_seq=7)
-    assert of(CloseSocket, effects)
+    assert of(CloseSocket, effects) == [CloseSocket(abort=False)]
     assert isinstance(over(effects), ServerRefused)
     assert "packet 6 of this recording, which has 5" in str(d.session.failure)
     assert d.ledger.delivered == 0
@@ -251,7 +251,36 @@ def test_acks_that_come_need_no_barriers() -> None:
         d.record(1)
         d.wait(0.1)
         d.tell(Ack, seq)
+    d.wait(20.0)
     assert PING not in d.texts
+    assert over(d.closed()) is None
+
+
+def test_acks_that_come_slowly_are_no_stall() -> None:
+    d = streaming()
+    d.record(10)
+    for seq in range(1, 8):
+        d.wait(3.0)
+        d.tell(Ack, seq)
+    assert d.phase is Phase.STREAMING
+
+
+def test_acks_patience_begins_with_the_first_packet_after_a_pause() -> None:
+    d = streaming()
+    d.wait(20.0)
+    assert PING not in texts(d.record(1))
+    assert PING not in texts(d.wait(0.9))
+    assert PING in texts(d.wait(0.2))
+    assert d.phase is Phase.STREAMING
+    d.wait(3.1)
+    assert d.phase is Phase.WAITING
+
+
+def test_acks_a_heartbeat_that_nobody_answers_is_a_stall() -> None:
+    d = streaming()
+    assert PING in texts(d.wait(30.0))
+    d.wait(4.1)
+    assert d.phase is Phase.WAITING
 
 
 def test_acks_need_no_status_polls_and_no_proof() -> None:
@@ -268,12 +297,13 @@ def test_acks_what_means_nothing_costs_nothing() -> None:
     d = streaming()
     d.record(3)
     d.tell(Ack, 2)
-    assert d.tell(Polled, None, answered=True, exists=True, connected=True) == []
+    assert d.tell(Polled, None, answered=True, exists=True, connected=True, pending=20) == []
+    assert packets(d.record(1)) == [4]
     d.tell(Backpressure)
     assert d.ledger.delivered == 2
     assert d.session.wants_attempt
     d.reattach(acks=True, next_seq=3)
-    assert d.sent == [1, 2, 3, 3]
+    assert d.sent == [1, 2, 3, 4, 3, 4]
 
 
 def test_acks_the_way_in_flight_is_bounded_by_the_window() -> None:

@@ -110,21 +110,6 @@ def test_signs_of_life_are_proofs_and_pongs_of_the_first_socket() -> None:
     assert delivery.alive_at == 8.0
 
 
-def test_after_a_rejection_no_pong_of_that_socket_counts() -> None:
-    delivery = plain()
-    handled(delivery, 5)
-    delivery.believed = False
-    handled(delivery, 5)
-    assert delivery.resume == 5
-    delivery.prove(2.0)
-    assert delivery.proved == 5
-    delivery.detach()
-    assert delivery.sent == 5
-    delivery.attach(3.0)
-    handled(delivery, 2, 3.0)
-    assert delivery.resume == 7
-
-
 def test_delivered_needs_the_cut_and_the_poll() -> None:
     delivery = plain()
     handled(delivery, 149)
@@ -265,6 +250,29 @@ def test_repeats_before_the_last_poll_are_in_the_balance() -> None:
     assert not delivery.may_have_cut()
     send(delivery, 1)
     assert delivery.may_have_cut()  # 150, if all ten repeats had arrived
+
+
+def test_what_was_repeated_before_the_last_poll_is_behind_it() -> None:
+    delivery = plain()
+    handled(delivery, 145)
+    send(delivery, 10)
+    delivery.detach()
+    delivery.attach(2.0)
+    delivery.prove(2.0)
+    cleared(delivery, 2.0)
+    assert not delivery.may_have_cut()  # the cut that the repeats may have made was transcribed by then
+    handled(delivery, 12, 2.0)
+    cleared(delivery, 2.0)
+    send(delivery, 1)
+    assert not delivery.may_have_cut()  # 157 with up to ten more: all behind the first cut, all before the second
+
+
+def test_between_two_sockets_nothing_is_proved() -> None:
+    delivery = plain()
+    handled(delivery, 200)
+    delivery.detach()
+    cleared(delivery)
+    assert (delivery.delivered, delivery.clear) == (0, 0)
 
 
 def test_nothing_since_the_last_poll_means_no_cut_whatever_came_before() -> None:

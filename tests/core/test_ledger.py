@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.core.ledger import Gap, Ledger, Packet
@@ -163,6 +163,7 @@ def test_an_account_can_be_taken_up_again() -> None:
     assert ledger.expected == ledger.delivered_frames + ledger.ram_frames + 3
 
 
+@settings(derandomize=True, deadline=None)
 @given(
     st.lists(
         st.one_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.core import messages
@@ -109,6 +109,7 @@ KEYS = st.sampled_from(["type", "event", "seq", "acks", "next_seq", "t", "is_rec
 VALUES = JSON | st.sampled_from(["ping", "pong", "ack", "hello", "event", "backpressure_reject"])
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.dictionaries(KEYS, VALUES))
 def test_no_message_is_an_error(message: dict[str, Any]) -> None:
     assert messages.parse(message, 3).attempt == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.core.packet import MAX_SEQ, AudioFormat, Header, decode_header, duration_ms, encode_header
@@ -28,6 +28,7 @@ def test_a_format_knows_its_frames() -> None:
     assert (audio.frame_bytes, audio.seconds(4000)) == (4, 0.5)
 
 
+@settings(derandomize=True, deadline=None)
 @given(
     st.integers(1, MAX_SEQ),
     st.floats(0, 1e14),
@@ -87,6 +88,7 @@ def test_what_is_no_packet_is_refused_by_name(data: bytes, reason: str) -> None:
         decode_header(memoryview(data))
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.binary(max_size=80))
 def test_no_bytes_do_harm(data: bytes) -> None:
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.core.ring import Ring
@@ -116,6 +116,7 @@ def test_every_page_is_touched_at_the_start_and_nothing_is_allocated_later() -> 
         tracemalloc.stop()
 
 
+@settings(derandomize=True, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=40), st.integers(1, 9))
 def test_a_ring_is_a_bounded_queue(steps: list[tuple[int, int]], capacity: int) -> None:
     ring, model, count = Ring(capacity, 1), bytearray(), 0

@@ -118,10 +118,11 @@ def test_rule_3_the_server_died_follow_on_after_the_last_delivered_packet(how: s
     d = streaming(170)
     assert d.ledger.delivered == 150
     if how == "poll":
-        d.wait(5.0)
-        d.polled(exists=False, connected=False)
+        effects = d.next_poll(exists=False, connected=False)
+        assert of(CloseSocket, effects) == [CloseSocket(abort=False)]
+        assert over(effects) is None
     elif how == "1011":
-        d.closed(1011, "Session not found")
+        assert over(d.closed(1011, "Session not found")) is None
     else:
         d.closed()
     if d.session.wants_attempt:
@@ -276,6 +277,20 @@ def test_rule_5_reattach_only_once_the_server_has_let_go() -> None:
     d.wait(0.25)
     assert of(OpenSocket, d.polled(connected=False)) == [OpenSocket("s1")]
     assert d.phase is Phase.OPENING
+
+
+def test_rule_5_once_it_has_let_go_the_patience_for_it_is_forgotten() -> None:
+    d = streaming()
+    d.record(1)
+    d.closed()
+    d.feed(Attempted())
+    d.polled(connected=True)
+    d.wait(0.25)
+    d.polled(connected=False)
+    assert d.phase is Phase.OPENING
+    assert not d.wait(9.9)
+    assert d.wait(0.2)
+    assert d.phase is Phase.WAITING
 
 
 def taking_over() -> Driver:
@@ -434,6 +449,26 @@ def test_rule_7_barriers_come_every_quarter_second_sooner_where_much_waits_for_o
     assert texts(d.wait(1.0)).count(PING) == 0  # nothing new
     d.pongs = False
     assert texts(d.record(10)).count(PING) == 1
+    d.pong()
+    assert PING not in texts(d.record(9))
+    assert PING in texts(d.record(1))
+    d.pong()
+    assert PING not in texts(d.record(3))
+    assert PING in texts(d.record(7))  # sooner than its time
+    d.pongs = True
+    d.pong()
+    assert PING not in texts(d.wait(0.3))  # which is not kept besides
+
+
+def test_rule_7_what_is_sent_again_gets_a_barrier_of_its_own() -> None:
+    d = streaming()
+    d.record(5)
+    d.closed()
+    assert packets(d.reattach()) == [11, 12, 13, 14, 15]
+    d.wait(0.3)
+    assert d.texts[-1] == PING
+    d.pong()
+    assert d.session.handled == 15
 
 
 def test_rule_7_a_stall_is_noticed_and_repeats_the_bound() -> None:
@@ -448,6 +483,17 @@ def test_rule_7_a_stall_is_noticed_and_repeats_the_bound() -> None:
     d.reattach()
     assert d.sent == list(range(11, 31))
     assert d.ledger.resent_frames == 20 * FRAMES
+
+
+def test_rule_7_a_barrier_that_came_by_its_timer_is_watched_too() -> None:
+    d = streaming()
+    d.record(1)
+    d.pong()
+    d.record(1)
+    d.wait(0.2)
+    assert d.texts.count(PING) >= 1
+    effects = d.wait(4.2)
+    assert of(CloseSocket, effects) == [CloseSocket(abort=True)]
 
 
 def test_rule_7_patience_grows_with_the_round_trip_up_to_10_s() -> None:
@@ -511,11 +557,24 @@ def test_rule_8_held_while_status_polls_fail_for_a_second() -> None:
     assert packets(d.polled()) == [12, 13]
 
 
+def test_rule_8_a_new_session_is_not_held_for_the_silence_of_the_last() -> None:
+    d = streaming()
+    d.until_poll()
+    d.wait(2.0)
+    assert packets(d.record(1)) == []
+    d.closed(1011)
+    d.sent.clear()
+    d.start(session_id="s2")
+    assert d.sent == list(range(1, 12))
+
+
 def test_rule_8_held_at_half_of_the_servers_limit() -> None:
     d = streaming()
     d.wait(5.0)
     d.polled(pending=10)
     assert packets(d.record(1)) == []
+    d.next_poll(pending=1, max_pending=2)
+    assert d.sent[-1] == 10
     d.next_poll(pending=9)
     assert d.sent[-1] == 11
     d.wait(1.0)
@@ -581,6 +640,36 @@ def test_rule_9_the_end_is_not_waited_for_longer_than_needed() -> None:
     assert d.phase is Phase.STOPPING
 
 
+def test_rule_9_a_poll_that_is_under_way_is_not_doubled() -> None:
+    d = streaming()
+    d.pongs = True
+    d.record(1)
+    d.wait(0.3)
+    d.until_poll()
+    d.end()
+    assert not of(PollStatus, d.wait(0.9))
+    d.polled()
+    assert d.phase is Phase.STOPPING
+
+
+def test_rule_9_the_last_poll_is_hastened_and_not_put_off_again() -> None:
+    d = streaming()
+    d.closed()
+    d.record(1)
+    d.reattach()
+    d.pongs = True
+    d.wait(0.3)
+    d.end()
+    d.next_poll()
+    effects = d.alive()
+    for _ in range(3):
+        effects += d.wait(0.1)
+        effects += d.alive()
+    assert of(PollStatus, effects)
+    d.polled()
+    assert d.phase is Phase.STOPPING
+
+
 def test_rule_9_no_pong_is_expected_during_a_stop_and_no_pong_time_out_applies() -> None:
     d = streaming()
     d.pongs, d.status = True, {}
@@ -623,8 +712,12 @@ def test_rule_9_the_poll_that_is_on_its_way_does_not_disturb_the_stop() -> None:
     assert d.polled(exists=False, connected=False) == []
     assert d.phase is Phase.STOPPING
     assert d.pong() == []
-    assert texts(d.alive(False)) == [{"type": "pong"}]
+    deadline = d.session.deadline
+    for alive in (False, True):
+        assert texts(d.alive(alive)) == [{"type": "pong"}]
     assert d.phase is Phase.STOPPING
+    assert d.session.deadline == deadline
+    assert not d.wait(60.0)
 
 
 # --- sure cuts, gaps, and all of it together ---
@@ -668,6 +761,28 @@ def test_a_long_gap_begins_a_follow_on_session() -> None:
     d.start(session_id="s2")
     assert d.sent == [9, 10, 11, 12, 13]
     assert d.session.session_ids == ("s1", "s2")
+
+
+def test_a_session_that_ended_well_was_progress_even_if_the_next_is_not_opened() -> None:
+    d = Driver()
+    d.start()
+    d.gap(11.0)
+    d.record(2)
+    d.pongs, d.status = True, {}
+    d.wait(0.5)
+    d.status = None
+    d.closed()
+    d.reattach()
+    d.status = {}
+    d.alive()
+    d.wait(3.0)
+    assert d.phase is Phase.STREAMING  # the gap was before the first packet: its clock is right
+    d.gap(11.0)
+    d.record(1)
+    d.wait(6.0)
+    assert d.phase is Phase.STOPPING
+    assert of(StartSession, d.closed(1000, FINALIZED))
+    assert over(d.failed(Unreachable("no answer"))) is None
 
 
 def test_a_shorter_gap_closes_up() -> None:

@@ -69,7 +69,7 @@ def test_states_of_a_whole_life() -> None:
     assert d.session.state is State.CONNECTING
     d.open()
     assert d.phase is Phase.INITIALISING
-    d.pong()
+    assert [note.kind for note in of(Note, d.pong())] == ["connected"]
     assert (d.session.state, d.session.reconnects, d.session.session_ids) == (State.CONNECTED, 0, ("s1",))
     d.stream(3)
     d.closed()
@@ -116,6 +116,8 @@ def test_a_refusal_is_shown_as_what_it_is_while_it_is_probed(refusal: ServerRefu
     assert d.session.state is State.FAILED
     d.pong()
     assert (d.session.state, d.session.failure) == (State.CONNECTED, None)
+    d.closed()
+    assert (d.session.state, d.session.failure) == (State.RECONNECTING, None)
 
 
 def test_a_probe_that_fails_otherwise_does_not_hide_the_refusal() -> None:
@@ -141,6 +143,8 @@ def test_attempts_that_are_used_up_are_a_failure_until_audio_flows() -> None:
     d.failed(Unreachable("no way"))
     d.feed(GaveUp("no way (10 attempts)"))
     assert (d.session.state, str(d.session.failure)) == (State.FAILED, "no way (10 attempts)")
+    assert d.phase is Phase.FAILED
+    assert d.session.wants_attempt
     d.start()
     assert d.session.state is State.CONNECTED
 
@@ -176,6 +180,7 @@ def test_a_crash_behind_hello_is_no_refusal() -> None:
 
 def test_nothing_recorded_nothing_to_deliver() -> None:
     d = Driver()
+    d.gap(1.0)
     d.end()
     assert d.phase is Phase.DONE
     d = Driver()

@@ -58,6 +58,7 @@ def test_trap_1_takeover_orphans_the_new_socket() -> None:
     d.wait(0.8)
     effects = d.polled(connected=False)
     assert of(CloseSocket, effects) == [CloseSocket(abort=False)]
+    assert [note.kind for note in of(Note, effects)] == ["orphan"]
     assert d.phase is Phase.PAUSING
     assert not d.wait(1.4)
     assert of(PollStatus, d.wait(0.2))
@@ -78,6 +79,15 @@ def test_trap_1_an_orphan_gets_no_t_ping_for_25_s() -> None:
     assert of(CloseSocket, effects) == [CloseSocket(abort=False)]
     assert "orphan" in [note.kind for note in of(Note, effects)]
     assert d.phase is Phase.PAUSING
+
+
+def test_trap_1_nor_was_there_ever_a_t_ping() -> None:
+    for d in (reattached(), streaming()):
+        d.pongs, d.status = True, {}
+        d.wait(20.5)
+        assert d.phase is Phase.STREAMING if d.session.reconnects else True
+        d.wait(4.6)
+        assert d.phase in (Phase.PAUSING, Phase.ASKING)
 
 
 def test_trap_1_the_first_dial_may_have_been_a_takeover_too() -> None:
@@ -142,7 +152,7 @@ def test_trap_3_a_dead_session_answers_pongs_but_keeps_nothing() -> None:
     d.wait(0.5)
     assert d.session.handled == 130
     effects = d.alive(False)
-    assert of(CloseSocket, effects)
+    assert of(CloseSocket, effects) == [CloseSocket(abort=False)]
     assert d.phase is Phase.WAITING
     d.feed(Attempted())
     d.polled(connected=False)
@@ -155,6 +165,21 @@ def test_trap_3_a_dead_session_answers_pongs_but_keeps_nothing() -> None:
     d.sent.clear()
     d.start(session_id="s2")
     assert d.sent[:2] == [101, 102]
+
+
+def test_trap_3_pongs_between_two_signs_of_which_the_last_is_bad_may_lie() -> None:
+    d = streaming(100)
+    d.alive()
+    d.pongs = True
+    d.record(3)
+    d.wait(0.3)
+    assert d.session.handled == 103
+    d.alive(False)
+    d.feed(Attempted())
+    d.polled(connected=False)
+    d.tell(Stopped)
+    d.polled(connected=False)
+    assert d.ledger.delivered == 100
 
 
 def test_trap_3_near_the_end_of_grace_it_asks_instead_of_assuming() -> None:
@@ -198,6 +223,7 @@ def test_trap_4_an_unsolicited_finalize_means_a_follow_on_session() -> None:
     d.record(3)
     effects = d.closed(1000, FINALIZED)
     assert of(Release, effects)
+    over(effects)
     assert d.ledger.delivered == 100
     assert d.session.wants_attempt
     assert of(StartSession, d.feed(Attempted()))
@@ -332,6 +358,60 @@ def test_trap_7_sigterm_http_dead_while_pongs_flow_means_stop_stream() -> None:
     d.record(1)
     assert of(StartSession, d.closed(1000, FINALIZED))
     assert d.ledger.delivered == 105  # no cut may be open: flushed, all of it
+
+
+def sigterm(pending: int) -> Driver:
+    """Until stop_stream is sent; 200 packets, pending as told."""
+    d = Driver()
+    d.start()
+    d.stream(200, pending=pending)
+    d.pongs = True
+    d.until_poll()
+    while d.phase is Phase.STREAMING:
+        d.wait(0.5)
+    assert d.texts[-1] == {"action": "stop_stream"}
+    return d
+
+
+def test_trap_7_where_a_cut_may_be_open_its_stop_delivers_nothing() -> None:
+    d = sigterm(pending=1)
+    d.closed(1000, FINALIZED)
+    assert d.ledger.delivered == 0
+
+
+def test_trap_7_a_late_pong_counts() -> None:
+    d = sigterm(pending=0)
+    assert d.ledger.delivered == 150
+    d = Driver()
+    d.start()
+    d.stream(100)
+    d.pongs = True
+    d.until_poll()
+    d.wait(5.0)
+    d.pongs = False
+    d.polled(answered=False)
+    d.wait(0.9)
+    d.pong()  # nobody asked
+    d.wait(0.5)
+    d.pong()
+    d.wait(2.0)
+    assert d.phase is Phase.STOPPING
+    d.closed(1000, FINALIZED)
+    assert d.ledger.delivered == 100
+
+
+def test_trap_7_pongs_from_before_the_silence_prove_nothing() -> None:
+    d = streaming(10)
+    d.pongs = True
+    d.wait(3.7)
+    d.record(1)
+    d.wait(0.1)
+    assert d.session.handled == 11
+    d.until_poll()
+    d.pongs = False
+    d.wait(20.0)
+    assert {"action": "stop_stream"} not in d.texts
+    assert d.phase is Phase.WAITING
 
 
 def test_trap_7_held_back_it_asks_before_it_believes_that_pongs_flow() -> None:
