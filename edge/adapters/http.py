@@ -18,7 +18,7 @@ import httpx
 from edge.errors import EdgeError, ServerRefused, Unreachable
 from edge.runtime.ports import JsonObject, SessionStatus
 
-_STOP_TIMEOUT_S = 90.0  # a stop blocks until the tail is transcribed
+_STOP_TIMEOUT_S = 30.0  # a stop blocks until the tail is transcribed, seconds; it may be repeated
 # For TCP and again for TLS, so that both end before the whole call does: a handshake that is cut short from outside
 # leaves its socket open (httpcore 1.0), and a server that hangs would be given one more with each call.
 _CONNECT_SHARE = 0.45

@@ -33,7 +33,7 @@ class Policy:
     hold_after: float = 1.0  # rule 8
     http_dead_after: float = 6.0  # rule 8
     flush_timeout: float = 60.0
-    stop_timeout: float = 90.0  # a stop blocks until the tail is transcribed
+    stop_timeout: float = 30.0  # a stop blocks until the tail is transcribed, seconds; it may be repeated
     ack_doubt: float = 1.0  # acknowledgements missing for so long: ask by a barrier whether the server lives
     min_stall: float = 4.0
     max_stall: float = 10.0

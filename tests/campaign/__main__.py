@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("--seeds", default="0:20", metavar="A:B", help="seeds A to B-1, or one seed (default 0:20)")
     parser.add_argument("--mode", choices=["strict", "acks", "both"], default="both")
-    parser.add_argument("--seconds", type=float, default=75.0, help="audio of each run (default 75)")
+    parser.add_argument("--seconds", type=float, default=100.0, help="audio of each run (default 100)")
     parser.add_argument("--jobs", type=int, default=6, help="runs at the same time (default 6)")
     parser.add_argument("--mutant", help="a fault to plant, by its name in tests/campaign/mutants.py")
     parser.add_argument("--keep", action="store_true", help="keep the folders of good runs, too")

@@ -61,6 +61,11 @@ class Group:
         return max(self.finalised, sum(incident.allowed for incident in self.incidents))
 
     @property
+    def cause(self) -> Incident:
+        """The incident that allows the most."""
+        return max(self.incidents, key=lambda incident: incident.allowed)
+
+    @property
     def label(self) -> str:
         """The kinds in it."""
         return "+".join(incident.kind for incident in self.incidents)

@@ -12,7 +12,7 @@ class Kind(StrEnum):
 
     RESET = "reset"  # every connection gets a RST
     REFUSAL = "refusal"  # the same, and new connections are refused for a while
-    STALL = "stall"  # half-open: nothing passes, nothing closes, for less than the grace window
+    STALL = "stall"  # half-open: nothing passes, nothing closes, for far less than the grace window
     OUTAGE = "outage"  # refusal or stall for about the grace window or longer
     KILL = "kill"  # SIGKILL of the server, then a new one
     TERM = "term"  # SIGTERM of the server, then a new one
@@ -48,6 +48,7 @@ class Fault:
         return f"{self.at:.2f} {' '.join(words)}{duration}{slow}"
 
 
+SHORT_S = 10.5  # a refusal or a stall lasts so long at most: recovery ends well within the grace
 TERM_S = 31.0  # how long a server may live on after SIGTERM (PROTOCOL.md, trap 7)
 SLOW_BEFORE_S = 1.0
 _WEIGHTS = {
@@ -91,9 +92,9 @@ def _one(dice: random.Random, kind: Kind, at: float, grace_s: float) -> Fault:
         case Kind.RESET:
             return Fault(at, kind, latency_s=slow)
         case Kind.REFUSAL:
-            return Fault(at, kind, round(dice.uniform(0.3, grace_s - 2.5), 2), latency_s=slow)
+            return Fault(at, kind, round(dice.uniform(0.3, SHORT_S), 2), latency_s=slow)
         case Kind.STALL:
-            seconds = round(dice.uniform(0.3, grace_s - 1.5), 2)
+            seconds = round(dice.uniform(0.3, SHORT_S), 2)
             return Fault(at, kind, seconds, True, dice.random() < 0.5, dice.random() < 0.5)
         case Kind.OUTAGE:
             seconds = round(dice.uniform(grace_s - 1.5, grace_s + 9.0), 2)

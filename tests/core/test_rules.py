@@ -676,7 +676,7 @@ def test_rule_9_no_pong_is_expected_during_a_stop_and_no_pong_time_out_applies()
     d.until_poll()
     d.end()
     assert d.phase is Phase.STOPPING
-    assert not d.wait(89.9)
+    assert not d.wait(29.9)
     effects = d.wait(0.2)
     assert of(CloseSocket, effects) == [CloseSocket(abort=True)]
     assert d.phase is Phase.WAITING
@@ -717,7 +717,7 @@ def test_rule_9_the_poll_that_is_on_its_way_does_not_disturb_the_stop() -> None:
         assert texts(d.alive(alive)) == [{"type": "pong"}]
     assert d.phase is Phase.STOPPING
     assert d.session.deadline == deadline
-    assert not d.wait(60.0)
+    assert not d.wait(25.0)
 
 
 # --- sure cuts, gaps, and all of it together ---
