@@ -162,14 +162,13 @@ def _lost_from_sight(c: Context, event: Polled, now: float) -> bool:
         c.forget_session()
         steps.start(c)
         return True
+    if not event.pending and event.poll is not None and isinstance(c.delivery, PlainDelivery):
+        c.delivery.pending_zero_between(event.poll)
     return False
 
 
 def asked(c: Context, event: Polled, now: float) -> None:
-    """What has become of the session? Near the end of grace it is flushed, not trusted (rule 4).
-
-    "Pending 0" is not counted here: a session that was finalised meanwhile says it as well, its pending lines lost.
-    """
+    """What has become of the session? Near the end of grace it is flushed, not trusted (rule 4)."""
     if _lost_from_sight(c, event, now):
         return
     delivery = c.delivery
@@ -270,6 +269,6 @@ def verified(c: Context, event: Polled, now: float) -> None:
     """Rule 3, second verdict: finalised, its tail flushed."""
     if _lost_from_sight(c, event, now):
         return
-    steps.conclude(c)
+    steps.conclude(c, at_our_word=False)
     c.end_attempt()
     steps.start(c)

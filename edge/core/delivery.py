@@ -65,8 +65,9 @@ class PlainDelivery:
         self.proven = False
         self.clear = first - 1  # handled when the last poll that said "pending 0" was started
         self._proved = first - 1
-        self._sure = first - 1  # proved even if the session turns out to have died under the current socket
+        self._sure = first - 1  # confirmed before the last sign of life
         self._clear_repeats = 0
+        self._hearsay = Poll(first - 1, first - 1)  # a "pending 0" between two sockets: counts once alive after it
         self._paced = first - 1  # as `clear`, whatever the session was worth by then
         self._paced_repeats = 0
         self._repeats = 0
@@ -87,7 +88,6 @@ class PlainDelivery:
         """A socket said hello. The first of a session just created needs no proof."""
         self.sockets += 1
         self.proven = self.sockets == 1
-        self._sure = self._proved
 
     def detach(self) -> None:
         """The socket is gone: what it had not confirmed will be sent again and may then have arrived twice."""
@@ -136,15 +136,20 @@ class PlainDelivery:
         self.proven = True
         self.alive_at = now
         self._proved = self._sure = self.resume
+        self._count(self._hearsay)
 
     def died(self) -> None:
-        """Rule 3: the session was finalised under this socket, nobody knows when: pongs since the last sign of life
-        may lie."""
+        """Rule 3: the session was finalised, nobody knows when: pongs since the last sign of life may lie, those of
+        the first socket too. It may have been stopped under our socket, and the close never have reached us."""
         self._proved = self._sure
+
+    def complete(self) -> None:
+        """Rule 9 holds: all is handled and proved, and since then a poll found the session there, nothing pending."""
+        self._sure = self._proved
 
     def poll(self) -> Poll:
         """To be taken when a status poll is started."""
-        arrived = self._proved - self.first + 1
+        arrived = self.resume - self.first + 1  # those of a proven socket, or to be proved before the answer counts
         cut = self.cuts.surely_cut(arrived, self._repeats, self._shorts)
         return Poll(self.first - 1 + cut, self.resume, self._repeats)
 
@@ -155,9 +160,20 @@ class PlainDelivery:
         """
         self._paced, self._paced_repeats = max(self._paced, poll.handled), max(self._paced_repeats, poll.repeats)
         if self.proven and now < self.alive_at + grace_s:
-            self.delivered = max(self.delivered, poll.surely_cut)
-            self.clear = max(self.clear, poll.handled)
-            self._clear_repeats = max(self._clear_repeats, poll.repeats)
+            self._count(poll)
+
+    def pending_zero_between(self, poll: Poll) -> None:
+        """The same, while there is no socket. A session that was finalised meanwhile says so as well, its pending lines
+        lost; so this counts only once the next socket proves that the session was alive all the time."""
+        said = self._hearsay
+        self._hearsay = Poll(
+            max(said.surely_cut, poll.surely_cut), max(said.handled, poll.handled), max(said.repeats, poll.repeats)
+        )
+
+    def _count(self, poll: Poll) -> None:
+        self.delivered = max(self.delivered, poll.surely_cut)
+        self.clear = max(self.clear, poll.handled)
+        self._clear_repeats = max(self._clear_repeats, poll.repeats)
 
     def may_have_cut(self) -> bool:
         """Rule 3: False where surely no cut fell since the last "pending 0"."""

@@ -37,10 +37,15 @@ def pause(c: Context, now: float) -> None:
     c.arm(Timer.PAUSE, now + c.policy.orphan_pause)
 
 
-def conclude(c: Context) -> None:
-    """The session was finalised: what that delivered goes to the ledger, and a follow-on session takes over."""
+def conclude(c: Context, *, at_our_word: bool) -> None:
+    """The session was finalised: what that delivered goes to the ledger, and a follow-on session takes over.
+
+    `at_our_word`: by our own stop on a live socket, behind everything; otherwise at a moment that nobody knows.
+    """
     delivery = c.delivery
     if isinstance(delivery, PlainDelivery):
+        if not at_our_word:
+            delivery.died()
         delivery.flushed()
     c.advance()
     c.forget_session()

@@ -137,6 +137,7 @@ def _stop_if_kept(c: Context, goal: int, now: float) -> None:
             if Timer.POLL in c.timers and c.timers[Timer.POLL] > due:
                 c.arm(Timer.POLL, due)
             return
+        delivery.complete()
     elif delivery.delivered < goal:
         return
     if delivery.acks:
@@ -182,12 +183,12 @@ def pinged(c: Context, event: Pinged, now: float) -> None:
         return
     if event.alive:
         delivery.prove(now)
+        c.advance()
         if c.phase is Phase.STREAMING:
             c.arm(Timer.PROOF, now + c.policy.proof_of_life_timeout)
             pump(c, now)
     elif c.phase is Phase.STREAMING:
         # Trap 3: a dead session answers pongs, but keeps nothing.
-        delivery.died()
         c.known.is_stopped = True
         c.leave_socket(abort=False)
         c.rest(Unreachable("the server had already closed the session: a new one follows"))
@@ -279,9 +280,7 @@ def closed(c: Context, event: SocketClosed, now: float) -> None:
     """The socket ended while audio flowed."""
     if event.code == 1000 and FINALIZE in event.reason:
         # Trap 4: finished, and the tail was flushed.
-        if isinstance(c.delivery, PlainDelivery):
-            c.delivery.died()
-        steps.conclude(c)
+        steps.conclude(c, at_our_word=False)
         c.rest(Unreachable("the server closed the session: a new one follows"))
         return
     if event.code == 1011:
@@ -306,6 +305,6 @@ def stop_ended(c: Context, event: SocketClosed, now: float) -> None:
         return
     c.is_tail_told = c.has_acks
     c.has_progress = True
-    steps.conclude(c)
+    steps.conclude(c, at_our_word=True)
     c.end_attempt()
     steps.start(c)

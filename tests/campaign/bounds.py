@@ -4,7 +4,8 @@ The allowances, per incident (issue 2), in frames, all read off the wire:
 
     reset, refusal   what was in flight at that moment, and one barrier interval
     stall            the bound on unconfirmed audio
-    kill, term       uncut audio and segments pending: what was sent and not yet provably delivered (`open_audio`)
+    kill, term       uncut audio and segments pending when the process dies: what was sent and not yet provably
+                     delivered (`open_audio`); after SIGTERM it lives on and takes audio for a while (trap 7)
     outage           the larger of the first and the last: the session may have been finalised meanwhile
     slow             nothing
 
@@ -40,10 +41,11 @@ class Incident:
     kind: Kind
     begun_at: float
     ended_at: float
+    died_at: float | None = None  # when the server's process ended, where that was not at once
     allowed: int = 0
     in_flight: int = 0
     repeated: int = 0
-    died: int = 0  # what the server had, uncut or pending, and never transcribed
+    forgotten: int = 0  # what the server had, uncut or pending, and never transcribed
     detail: str = ""
 
 
@@ -160,7 +162,7 @@ def _surely_alive(connections: Sequence[Connection], at: float, trusted_s: float
     return bool(signs) and bool(signs[-1]) and at < max(max(times) for times in signs if times) + trusted_s
 
 
-def died(source: Source, wire: Wire, at: float, kept: Mapping[str, int]) -> int:
+def forgotten(source: Source, wire: Wire, at: float, kept: Mapping[str, int]) -> int:
     """Frames of the session of that moment, sent by `at` and never kept; `kept` has each session's last packet."""
     carrying = [connection for connection in wire.connections if connection.sent_by(at)]
     if not carrying:
@@ -185,7 +187,8 @@ def allow(source: Source, wire: Wire, incident: Incident, server: Server) -> Non
     """Fill in what an incident may repeat."""
     incident.in_flight = in_flight(wire, incident.begun_at)
     reset = incident.in_flight + whole_packets(source, BARRIER_INTERVAL_S)
-    undelivered = open_audio(source, wire, incident.begun_at, server)
+    lost_at = incident.begun_at if incident.died_at is None else incident.died_at
+    undelivered = open_audio(source, wire, lost_at, server)
     match incident.kind:
         case Kind.RESET | Kind.REFUSAL:
             incident.allowed = reset

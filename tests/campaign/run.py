@@ -155,7 +155,8 @@ async def carry_out(stage: Stage, faults: Sequence[Fault], begun_at: float, inci
                 await stage.start_receiver()
             case Kind.TERM:
                 await stage.terminate_receiver()
-                await until(time.monotonic() + fault.seconds)
+                incident.died_at = time.monotonic()
+                await until(incident.died_at + fault.seconds)
                 await stage.start_receiver()
             case Kind.SLOW:
                 proxy.latency_s = 0.02 * fault.seconds
@@ -272,7 +273,8 @@ def _evidence(plan: Plan, stage: Stage, incidents: list[Incident]) -> tuple[Kept
         last_kept = {session: max(packet.seq for packet in packets) for session, packets in sessions if packets}
         for incident in incidents:
             if incident.kind in (Kind.KILL, Kind.TERM):
-                incident.died = bounds.died(plan.source, stage.wire, incident.begun_at, last_kept)
+                lost_at = incident.died_at or incident.begun_at
+                incident.forgotten = bounds.forgotten(plan.source, stage.wire, lost_at, last_kept)
         return kept, carried, len(sessions)
     stored = stored_recording(stage.out)
     kept = audit_samples(plan.source, stored.pcm, stored.rate, stored.channels)
@@ -298,7 +300,7 @@ def _report(
         "recorder": last_json(recorder) if recorder is not None else {},
         "proxy": [(since(event.at), event.kind, event.detail) for event in stage.proxy.timeline],
         "incidents": [
-            asdict(incident) | {"begun_at": since(incident.begun_at), "ended_at": since(incident.ended_at)}
+            asdict(incident) | {name: since(getattr(incident, name)) for name in ("begun_at", "ended_at", "died_at")}
             for incident in incidents
         ],
         "connections": [

@@ -256,6 +256,16 @@ class TestBounds:
             assert (not self.judged(wire, [kill], [("a", packets(1, 40)), ("b", packets(begin))])) == good
             assert kill.allowed == 10 * 1600
 
+    def test_a_sigterm_may_repeat_what_was_open_when_the_process_died(self) -> None:
+        for begin, good in ((31, True), (30, False)):
+            wire = Wire()
+            connection(wire, "a", 100.0, 1, 40)
+            connection(wire, "b", 106.0, begin, SOURCE.packets)
+            wire.polls.append(Poll(103.5, 103.6, "a", True, 0, True))  # 30 packets lie before a cut
+            term = Incident(Kind.TERM, 102.0, 106.0, died_at=105.0)
+            assert (not self.judged(wire, [term], [("a", packets(1, 40)), ("b", packets(begin))])) == good
+            assert term.allowed == 10 * 1600
+
     def test_a_poll_of_a_session_that_may_be_finalised_frees_nothing(self) -> None:
         wire = Wire()
         connection(wire, "a", 100.0, 1, 40)

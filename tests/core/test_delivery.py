@@ -298,9 +298,10 @@ def test_a_session_that_died_under_us_takes_back_what_its_pongs_said_since() -> 
     assert delivery.proved == 5
 
 
-def test_what_former_sockets_proved_stays_proved() -> None:
+def test_what_a_sign_of_life_confirmed_stays_confirmed() -> None:
     delivery = plain()
     handled(delivery, 5)
+    delivery.prove(1.0)
     delivery.detach()
     delivery.attach(2.0)
     handled(delivery, 5, 2.0)
@@ -314,6 +315,26 @@ def test_what_former_sockets_proved_stays_proved() -> None:
     handled(delivery, 3, 4.0)
     delivery.died()
     assert delivery.proved == 10
+
+
+def test_what_the_first_socket_was_told_since_the_last_sign_of_life_is_taken_back_too() -> None:
+    delivery = plain()
+    handled(delivery, 5)
+    delivery.prove(1.0)
+    handled(delivery, 3, 1.5)
+    delivery.detach()
+    delivery.attach(2.0)
+    assert delivery.proved == 8  # by rule 1, as long as the session lives
+    delivery.died()
+    assert delivery.proved == 5
+
+
+def test_what_rule_9_found_complete_is_not_taken_back() -> None:
+    delivery = plain()
+    handled(delivery, 5)
+    delivery.complete()
+    delivery.died()
+    assert delivery.proved == 5
 
 
 def test_an_aia_server_sends_no_acks() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,55 @@ def test_rule_2_only_a_poll_started_after_the_barrier_counts() -> None:
     assert d.ledger.delivered == 150
 
 
+def between_two_sockets(**status: Any) -> Driver:
+    """Reattached; a cut was handled and pending when the first socket broke, and a poll since then said `status`."""
+    d = streaming(140)
+    d.stream(20, pending=1)
+    d.closed()
+    d.feed(Attempted())
+    d.polled(**status)
+    while d.phase is not Phase.OPENING:
+        d.next_poll(connected=False, pending=1)
+    d.open()
+    assert d.ledger.delivered == 0
+    return d
+
+
+def test_rule_2_pending_zero_between_two_sockets_counts_once_the_session_was_alive_after_it() -> None:
+    d = between_two_sockets(connected=False)
+    assert of(Release, d.alive()) == [Release(150 * FRAMES)]
+    assert not of(Release, d.alive())
+
+
+def test_rule_2_pending_zero_between_two_sockets_says_nothing_of_a_session_that_was_finalised() -> None:
+    d = between_two_sockets(connected=False)
+    d.alive(False)
+    d.feed(Attempted())
+    d.polled(connected=False)
+    d.tell(Stopped)
+    d.polled(connected=False)
+    assert d.ledger.delivered == 0
+
+
+def test_rule_2_pending_segments_between_two_sockets_count_for_nothing() -> None:
+    d = between_two_sockets(connected=False, pending=1)
+    assert not of(Release, d.alive())
+
+
+def test_rule_2_pending_zero_while_the_old_socket_is_still_held_counts_as_well() -> None:
+    d = between_two_sockets(connected=True)
+    assert of(Release, d.alive()) == [Release(150 * FRAMES)]
+
+
+def test_rule_2_of_several_polls_between_sockets_each_counts_for_what_it_said() -> None:
+    d = between_two_sockets(connected=False)
+    d.closed()
+    d.feed(Attempted())
+    d.polled(connected=False)
+    d.open()
+    assert of(Release, d.alive()) == [Release(150 * FRAMES)]
+
+
 def test_rule_2_a_session_that_may_have_been_finalised_proves_nothing_by_pending_zero() -> None:
     d = streaming(140)
     d.closed()
@@ -143,6 +193,7 @@ def test_rule_3_the_server_died_follow_on_after_the_last_delivered_packet(how: s
 
 def test_rule_3_finalised_follow_on_at_the_first_packet_not_proved() -> None:
     d = streaming(170)
+    d.alive()
     d.closed()
     d.reattach()
     d.stream(10)  # handled, never proved
@@ -152,6 +203,22 @@ def test_rule_3_finalised_follow_on_at_the_first_packet_not_proved() -> None:
     d.tell(Stopped)
     d.polled(connected=False)
     assert d.ledger.delivered == 170
+
+
+def test_rule_3_pongs_since_the_last_sign_of_life_prove_nothing_of_a_finalised_session() -> None:
+    """Somebody stops it while our first socket is open, and that is reset before the close gets through."""
+    d = streaming(100)
+    d.alive()
+    d.pongs = True
+    d.record(2)
+    d.wait(0.3)
+    d.closed()
+    d.wait(200.0)
+    d.feed(Attempted())
+    d.polled(connected=False)
+    d.tell(Stopped)
+    d.polled(connected=False)
+    assert d.ledger.delivered == 100
 
 
 def test_rule_3_unless_a_cut_may_have_fallen_since_the_last_pending_zero() -> None:

@@ -146,7 +146,10 @@ def test_trap_2_an_unconfirmed_init_is_sent_again_before_any_audio() -> None:
 
 
 def test_trap_3_a_dead_session_answers_pongs_but_keeps_nothing() -> None:
-    d = reattached(100)
+    d = streaming(100)
+    d.alive()
+    d.closed()
+    d.reattach()
     d.pongs = True
     d.record(30)
     d.wait(0.5)
@@ -464,6 +467,7 @@ def test_trap_8_exists_is_no_proof_of_life() -> None:
 def test_trap_8_after_a_stop_exists_says_that_it_was_flushed() -> None:
     for exists, delivered in ((True, 100), (False, 0)):
         d = streaming(100)
+        d.alive()
         d.record(1)
         d.closed()
         d.wait(200.0)
