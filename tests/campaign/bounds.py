@@ -32,6 +32,7 @@ BARRIER_INTERVAL_S = 0.25
 UNCONFIRMED_BOUND_S = 2.0
 OVERLAP_MS = 500
 TRUSTED_GRACE = 0.9
+FRESH_S = 1.0
 
 
 @dataclass(slots=True)
@@ -116,8 +117,9 @@ def open_audio(source: Source, wire: Wire, at: float, server: Server) -> int:
     """Frames that were sent by `at` in the session of that moment and not provably delivered.
 
     Delivered means here what PROTOCOL.md allows a client to believe: proved, behind a sure cut, with a poll that was
-    asked after the confirmation beyond that cut and said "nothing pending", while the session could not have been
-    finalised (a finalised session loses what is pending, and then says the same).
+    asked after the confirmation beyond that cut and said "nothing pending", and the session was alive just before or at
+    any time after it (a finalised session loses what is pending, and then says the same; trap 4 finalises without the
+    grace having passed).
     """
     carrying = [c for c in wire.connections if c.opened_at <= at and c.sent_by(at)]
     if not carrying or server.segment_ms is None:
@@ -131,7 +133,7 @@ def open_audio(source: Source, wire: Wire, at: float, server: Server) -> int:
     polls = [poll for poll in wire.polls if poll.session == session and poll.told_at <= at and poll.exists]
     delivered = 0
     for poll in polls:
-        if poll.pending == 0 and _surely_alive(connections, poll.told_at, server.trusted_s):
+        if poll.pending == 0 and _last_sign(connections, at) >= poll.told_at - FRESH_S:
             proved = _proved_seq(connections, poll.asked_at) - begin + 1
             ended = [c for c in connections if c.closed_at is not None and c.closed_at < poll.asked_at]
             repeated = sum(_unconfirmed_packets(c, poll.asked_at) for c in ended)
@@ -143,9 +145,9 @@ def _signs_of_life(connections: Sequence[Connection], index: int, at: float) -> 
     """When connection `index` of a session was seen to belong to a live one, up to `at`; empty: it was not."""
     connection = connections[index]
     pings = [t for t, message in connection.messages if t <= at and "t" in message and message.get("is_recording")]
-    if index == 0:
+    if index == 0 or pings:
         return [connection.opened_at, *pings, *(t for t, _ in connection.confirmed if t <= at)]
-    return pings
+    return []
 
 
 def _proved_seq(connections: Sequence[Connection], at: float) -> int:
@@ -155,11 +157,9 @@ def _proved_seq(connections: Sequence[Connection], at: float) -> int:
     return max((c.sent[c.covered_at(at) - 1].seq for c in known if c.covered_at(at)), default=0)
 
 
-def _surely_alive(connections: Sequence[Connection], at: float, trusted_s: float) -> bool:
-    """Whether at `at` the session cannot have been finalised, and its latest socket was proven."""
-    there = [index for index, c in enumerate(connections) if c.opened_at <= at]
-    signs = [_signs_of_life(connections, index, at) for index in there]
-    return bool(signs) and bool(signs[-1]) and at < max(max(times) for times in signs if times) + trusted_s
+def _last_sign(connections: Sequence[Connection], at: float) -> float:
+    """When the session was last seen alive, up to `at`."""
+    return max(sign for index in range(len(connections)) for sign in _signs_of_life(connections, index, at))
 
 
 def forgotten(source: Source, wire: Wire, at: float, kept: Mapping[str, int]) -> int:

@@ -266,12 +266,17 @@ class TestBounds:
             assert (not self.judged(wire, [term], [("a", packets(1, 40)), ("b", packets(begin))])) == good
             assert term.allowed == 10 * 1600
 
-    def test_a_poll_of_a_session_that_may_be_finalised_frees_nothing(self) -> None:
+    def test_a_poll_between_two_sockets_frees_once_the_session_was_alive_after_it(self) -> None:
         wire = Wire()
         connection(wire, "a", 100.0, 1, 40)
         wire.polls.append(Poll(109.5, 109.6, "a", True, 0, False))
         assert bounds.open_audio(SOURCE, wire, 110.0, SERVER) == 40 * 1600
-        assert bounds.open_audio(SOURCE, wire, 110.0, bounds.Server(3000, 60.0)) == 10 * 1600
+        second = connection(wire, "a", 109.8, 41, 60)
+        sent = second.sent_by(115.0)
+        assert sent
+        assert bounds.open_audio(SOURCE, wire, 115.0, SERVER) == (40 + sent) * 1600
+        second.text_told({"type": "ping", "t": 1, "is_recording": True}, 114.9)
+        assert bounds.open_audio(SOURCE, wire, 115.0, SERVER) == (10 + sent) * 1600
 
     def test_what_an_unproved_socket_confirmed_is_not_delivered(self) -> None:
         wire = Wire()
