@@ -17,8 +17,7 @@ from typing import Any
 from edge.adapters.http import HttpServerApi
 from edge.adapters.push import Feeder, PushSource
 from edge.adapters.websocket import WebSocketDialer
-from edge.config import MAX_RING_BYTES
-from edge.core.packet import SAMPLE_BYTES, AudioFormat
+from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
 from edge.core.session import State
 from edge.errors import ConfigError, EdgeError, ServerRefused, Unreachable
@@ -26,7 +25,7 @@ from edge.runtime.device import Device
 from edge.runtime.ports import Block, JsonObject
 from edge.runtime.recording import Recording
 from edge.runtime.uplink import Happening, RetryPolicy, Uplink, boot_clock
-from edge.settings import KEYS, OVERLAP_MS, is_loopback
+from edge.settings import KEYS, clashes
 from edge.sources import open_source
 
 EVENTS = (
@@ -161,12 +160,12 @@ connectionFailed, statusChanged, networkChanged
 
     def __init__(self, base_url: str, auth_token: str | Callable[[], str], **options: Any) -> None:
         self._options = chosen = read_options(options)
-        _check_url(base_url, allow_insecure=chosen.allow_insecure)
+        _check(base_url, chosen)
         self._audio = AudioFormat(chosen.rate, chosen.channels)
         token = auth_token if callable(auth_token) else lambda: auth_token
         self._policy = Policy(
             self._audio,
-            _packet_frames(chosen),
+            chosen.rate * chosen.packet_ms // 1000,
             chosen.segment_target_ms,
             chosen.grace_window,
             chosen.heartbeat_interval,
@@ -392,27 +391,17 @@ connectionFailed, statusChanged, networkChanged
             await asyncio.wait(waits)
 
 
-def _check_url(url: str, *, allow_insecure: bool) -> None:
+def _check(url: str, chosen: Options) -> None:
+    """Raises ConfigError for an address that is none, and for options that do not fit together."""
     rule = KEYS["server.url"].setting.rule
     fault = rule.fault(url)
     if fault is not None:
         raise ConfigError(f"base_url must be {rule.text}" + (f": {fault}" if fault else ""))
-    if url.lower().startswith("http:") and not is_loopback(url) and not allow_insecure:
-        raise ConfigError("token and audio would travel readable", remedy="write https://, or give allow_insecure=True")
-
-
-def _packet_frames(chosen: Options) -> int:
-    """Frames of a packet. Raises ConfigError for options that do not fit together, as the configuration does."""
-    frames, rest = divmod(chosen.rate * chosen.packet_ms, 1000)
-    if rest:
-        raise ConfigError(f"{chosen.packet_ms} ms at {chosen.rate} Hz are no whole number of frames")
-    if chosen.segment_target_ms < OVERLAP_MS + chosen.packet_ms:
-        raise ConfigError(f"segment_target_ms must be at least {OVERLAP_MS} ms and one packet")
-    if chosen.max_reconnect_delay < chosen.initial_reconnect_delay:
-        raise ConfigError("max_reconnect_delay must not be below initial_reconnect_delay")
-    if chosen.ring_seconds * chosen.rate * chosen.channels * SAMPLE_BYTES > MAX_RING_BYTES:
-        raise ConfigError(f"ring_seconds must not take more than {MAX_RING_BYTES >> 20} MiB")
-    return frames
+    values = {known.key: known.default for known in KEYS.values()} | {"server.url": url}
+    values |= {key: getattr(chosen, name) for name, key in _KEYS.items()}
+    for clash in clashes(values):
+        name = next((name for name, key in _KEYS.items() if key == clash.key), "base_url")
+        raise ConfigError(f"{name}: {clash.rule}")
 
 
 __all__ = ["EVENTS", "Options", "ResilientWebSocket", "ServerRefused"]

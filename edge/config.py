@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from edge.errors import ConfigError
-from edge.settings import KEYS, OVERLAP_MS, SECTIONS, Audio, Buffer, Config, Connection, Panel, Server, is_loopback
+from edge.settings import KEYS, SECTIONS, Audio, Buffer, Config, Connection, Panel, Server, clashes, is_loopback
 
 __all__ = [
     "DEFAULT_PATH",
@@ -45,7 +45,6 @@ __all__ = [
 DEFAULT_PATH = Path("/etc/edge/edge.toml")
 MAX_FILE_BYTES = 1 << 20
 MAX_TOKEN_BYTES = 16 << 10
-MAX_RING_BYTES = 1 << 30
 RETENTION_S = 60.0  # what an aia-v4 server needs protected beyond the uncut segment (PROTOCOL.md, "Retention")
 
 _log = logging.getLogger(__name__)
@@ -157,7 +156,11 @@ def load(path: str | Path | None = None, overrides: Mapping[str, object] | None 
             broken.add(key)
         else:
             values[key], origins[key] = checked[0], origin or "option"
-    problems += (problem for problem, involved in _clashes(values) if not broken & involved)
+    problems += (
+        Problem(clash.key, shown(clash.key, values[clash.key]), clash.rule)
+        for clash in clashes(values)
+        if not broken & {clash.key, *clash.others}
+    )
     if problems:
         raise ConfigErrors(tuple(problems))
     parts = {
@@ -251,41 +254,6 @@ def _nearest(key: str) -> tuple[str, float]:
 
     best = max(KEYS, key=likeness)
     return best, min(likeness(best))
-
-
-def _clashes(values: Mapping[str, Any]) -> Iterator[tuple[Problem, set[str]]]:
-    """What is wrong between keys, and which keys are involved."""
-
-    def clash(key: str, rule: str, *others: str) -> tuple[Problem, set[str]]:
-        return Problem(key, shown(key, values[key]), rule), {key, *others}
-
-    url, rate, packet_ms = values["server.url"], values["audio.rate"], values["audio.packet_ms"]
-    if url.startswith(("http:", "HTTP:")) and not is_loopback(url) and not values["server.allow_insecure"]:
-        rule = "token and audio would travel readable: write https://, or set server.allow_insecure = true"
-        yield clash("server.url", rule, "server.allow_insecure")
-    if rate * packet_ms % 1000:
-        yield clash("audio.packet_ms", f"must give a whole number of frames at audio.rate = {rate}", "audio.rate")
-    if values["audio.segment_target_ms"] < OVERLAP_MS + packet_ms:
-        rule = f"must be at least {OVERLAP_MS} ms and one packet, {OVERLAP_MS + packet_ms} ms"
-        yield clash("audio.segment_target_ms", rule, "audio.packet_ms")
-    if values["connection.max_reconnect_delay"] < values["connection.initial_reconnect_delay"]:
-        other = "connection.initial_reconnect_delay"
-        yield clash("connection.max_reconnect_delay", f"must not be below {other} = {values[other]:g}", other)
-    frames = values["buffer.ring_seconds"] * rate
-    ring_bytes, limit = int(frames * values["audio.channels"] * 2), _ring_limit()
-    if ring_bytes > limit:
-        size = f"{ring_bytes >> 20} MiB at this rate; at most {limit >> 20} MiB fit on this machine"
-        yield clash("buffer.ring_seconds", f"takes {size}", "audio.rate", "audio.channels")
-    pins: dict[int, str] = {}
-    for item in fields(Panel)[1:] if values["panel.enabled"] else ():
-        key = f"panel.{item.name}"
-        first = pins.setdefault(values[key], key)
-        if first != key:
-            yield clash(key, f"must differ from {first}", first, "panel.enabled")
-
-
-def _ring_limit() -> int:
-    return min(MAX_RING_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
 
 
 def _notes(config: Config, origins: Mapping[str, str]) -> Iterator[str]:

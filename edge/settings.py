@@ -9,13 +9,18 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, get_type_hints
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 OVERLAP_MS = 500  # what an aia-v4 server keeps of a segment for the next one (PROTOCOL.md, "Segments")
+# An aia-v4 server confirms whole segments only: a ring that cannot hold one, what may be unconfirmed behind it (2 s)
+# and what is captured while that is polled would fill up and never be emptied.
+BEHIND_CUT_S = 5.0
+MAX_RING_BYTES = 1 << 30
+SAMPLE_BYTES = 2
 _T = TypeVar("_T")
 
 
@@ -171,7 +176,10 @@ class Audio:
         "alsa:default",
         "Where sound comes from. Name the microphone (`edge devices` lists names that stay): "
         "behind `default` an unplugged one may go unnoticed for seconds.",
-        _text("alsa:DEVICE, wav:PATH or tone:HZ", r"(alsa|wav):.{1,4000}|tone:[0-9]{1,6}(\.[0-9]{1,3})?"),
+        _text(
+            "alsa:DEVICE, wav:PATH, tone:HZ or tone:noise:SEED",
+            r"(alsa|wav):.{1,4000}|tone:([1-9][0-9]{0,5}|noise:.{1,200})",
+        ),
         option="--source",
     )
     rate: int = _key(16000, "Sample rate.", _between(8000, 192000), "Hz")
@@ -225,7 +233,10 @@ class Buffer:
     """The memory between microphone and network."""
 
     ring_seconds: float = _key(
-        180.0, "Audio that fits into memory; at most 1 GiB and half of the machine's memory.", _between(5, 86400), "s"
+        180.0,
+        "Audio that fits into memory: at least a segment and 5 s, at most 1 GiB and half of the machine's memory.",
+        _between(5, 86400),
+        "s",
     )
 
 
@@ -278,3 +289,51 @@ def _declared() -> Iterator[Known]:
 
 
 KEYS: dict[str, Known] = {known.key: known for known in _declared()}
+
+
+# --- what has to fit together -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Clash:
+    """`key` has a value that by itself is right; `rule` says what it must do beside those of `others`."""
+
+    key: str
+    rule: str
+    others: tuple[str, ...]
+
+
+def clashes(values: Mapping[str, Any]) -> Iterator[Clash]:
+    """What is wrong between keys; `values` has all of them."""
+    url, rate, packet_ms = values["server.url"], values["audio.rate"], values["audio.packet_ms"]
+    if url.lower().startswith("http:") and not is_loopback(url) and not values["server.allow_insecure"]:
+        rule = "token and audio would travel readable: write https://, or set server.allow_insecure = true"
+        yield Clash("server.url", rule, ("server.allow_insecure",))
+    if rate * packet_ms % 1000:
+        yield Clash("audio.packet_ms", f"must give a whole number of frames at audio.rate = {rate}", ("audio.rate",))
+    target_ms = values["audio.segment_target_ms"]
+    if target_ms < OVERLAP_MS + packet_ms:
+        rule = f"must be at least {OVERLAP_MS} ms and one packet, {OVERLAP_MS + packet_ms} ms"
+        yield Clash("audio.segment_target_ms", rule, ("audio.packet_ms",))
+    initial = "connection.initial_reconnect_delay"
+    if values["connection.max_reconnect_delay"] < values[initial]:
+        yield Clash("connection.max_reconnect_delay", f"must not be below {initial} = {values[initial]:g}", (initial,))
+    needed = target_ms / 1000 + BEHIND_CUT_S
+    if values["buffer.ring_seconds"] < needed:
+        rule = f"must be at least {needed:g} s: audio.segment_target_ms = {target_ms}, and {BEHIND_CUT_S:g} s behind it"
+        yield Clash("buffer.ring_seconds", rule, ("audio.segment_target_ms",))
+    frames = values["buffer.ring_seconds"] * rate
+    ring_bytes, limit = int(frames * values["audio.channels"] * SAMPLE_BYTES), _ring_limit()
+    if ring_bytes > limit:
+        size = f"{ring_bytes >> 20} MiB at this rate; at most {limit >> 20} MiB fit on this machine"
+        yield Clash("buffer.ring_seconds", f"takes {size}", ("audio.rate", "audio.channels"))
+    pins: dict[int, str] = {}
+    for item in fields(Panel)[1:] if values["panel.enabled"] else ():
+        key = f"panel.{item.name}"
+        first = pins.setdefault(values[key], key)
+        if first != key:
+            yield Clash(key, f"must differ from {first}", (first, "panel.enabled"))
+
+
+def _ring_limit() -> int:
+    return min(MAX_RING_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)

@@ -167,23 +167,23 @@ async def test_audio_during_close_is_refused_and_not_swallowed(tmp_path: Path) -
 
 
 async def test_a_full_memory_refuses_exactly_what_does_not_fit_and_counts_it(nobody: str) -> None:
-    ws = client(nobody, ring_seconds=5.0, max_reconnect_attempts=1, drain_timeout=0.01)
+    ws = client(nobody, ring_seconds=6.0, segment_target_ms=1000, max_reconnect_attempts=1, drain_timeout=0.01)
     log = Log(ws)
     with pytest.raises(Unreachable):
         await ws.connect("agent", "event")
     accepted = [ws.send_audio(pattern(0, 16001)) for _ in range(7)]
-    assert accepted == [16001, 16001, 16001, 16001, 15996, 0, 0]
+    assert accepted == [16001, 16001, 16001, 16001, 16001, 15995, 0]
     account = await ws.close()
     assert account["expected"] == 7 * 16001
-    assert account["pending"] == 80_000
-    assert account["lost"] == {"overflow": 7 * 16001 - 80_000}
+    assert account["pending"] == 96_000
+    assert account["lost"] == {"overflow": 7 * 16001 - 96_000}
     assert any("full" in str(error) or "overflow" in str(error) for (error,) in log.of("error"))
 
 
 async def test_what_was_accepted_is_never_refused_later(tmp_path: Path) -> None:
     """Whatever the thread in between is doing: the sum of what was accepted is what is captured."""
     async with receiving(tmp_path) as receiver:
-        ws = client(receiver.url, ring_seconds=5.0)
+        ws = client(receiver.url, ring_seconds=6.0, segment_target_ms=1000)
         await ws.connect("agent", "event")
         accepted, given = 0, b""
         for number in range(400):

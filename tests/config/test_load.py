@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge import config as module
+from edge import settings
 from edge.config import Config, ConfigErrors, Loaded, default_path, load, printable, shown
 from edge.errors import ConfigError, ExitCode
 from edge.settings import KEYS, is_loopback
@@ -106,7 +107,7 @@ def test_all_errors_come_at_once_each_with_key_value_and_rule(tmp_path: Path) ->
         "audio.rat = 16000: no such key; the nearest one is audio.rate",
         "audio.rate = true: must be 8000 to 192000 Hz, as a whole number",
         "audio.packet_ms = 7: must be 20 to 250 ms",
-        'audio.source = "mic": must be alsa:DEVICE, wav:PATH or tone:HZ',
+        'audio.source = "mic": must be alsa:DEVICE, wav:PATH, tone:HZ or tone:noise:SEED',
         "buffer.ring_seconds = inf: must be 5 to 86400 s",
     ]
 
@@ -137,8 +138,8 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, written: str, nearest:
         ("audio.channels", [1, 2, 8], [0, 9]),
         ("audio.packet_ms", [20, 60, 100, 250], [19, 251]),
         ("audio.segment_target_ms", [600, 15000], [499, 600001]),
-        ("audio.source", ["alsa:plughw:CARD=Mic", "wav:/a b.wav", "tone:440", "tone:0.5"],
-         ["", "alsa:", "wav:", "tone:", "tone:x", "tone:-1", "ALSA:x", "alsa:a\nb", "mp3:x"]),
+        ("audio.source", ["alsa:plughw:CARD=Mic", "wav:/a b.wav", "tone:440", "tone:noise:any seed"],
+         ["", "alsa:", "wav:", "tone:", "tone:x", "tone:0", "tone:0.5", "tone:noise:", "tone:-1", "ALSA:x", "alsa:a\nb", "mp3:x"]),
         ("server.agent", ["a", "Müller & Co", "x" * 200], ["", "x" * 201, "a\nb", "a\x00"]),
         ("server.language", ["", "de", "en-GB", "any", "zh-Hant-TW"], ["deutsch!", "d", "de_DE", "-"]),
         ("server.timezone", ["", "Europe/Berlin", "UTC", "Etc/GMT+1"],
@@ -151,7 +152,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, written: str, nearest:
         ("connection.connection_timeout", [0.1, 300], [0, 301]),
         ("connection.barrier_interval", [0.01, 5], [0, 5.1]),
         ("connection.proof_of_life_timeout", [0.1, 600], [0, 601]),
-        ("buffer.ring_seconds", [5, 700, 3600.5], [4.9, 86401, -5]),
+        ("buffer.ring_seconds", [20, 700, 3600.5], [4.9, 86401, -5]),
         ("panel.record_button", [0, 26], [-1, 28, "17"]),
     ],
 )  # fmt: skip
@@ -284,9 +285,21 @@ def test_delays_are_in_order() -> None:
 def test_a_ring_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigErrors, match="MiB fit on this machine"):
         load(overrides={"buffer.ring_seconds": 86400, "audio.rate": 192000})
-    monkeypatch.setattr(module, "_ring_limit", lambda: 5 << 20)
+    monkeypatch.setattr(settings, "_ring_limit", lambda: 5 << 20)
     with pytest.raises(ConfigErrors, match=r"takes 5 MiB at this rate; at most 5 MiB fit|at most 5 MiB"):
         load()
+
+
+def test_a_ring_holds_more_than_a_segment() -> None:
+    """Only whole segments are confirmed by an aia-v4 server: a smaller ring would fill up and never be emptied."""
+    with pytest.raises(ConfigErrors) as caught:
+        load(overrides={"buffer.ring_seconds": 19.9})
+    assert str(caught.value.problems[0]) == (
+        "buffer.ring_seconds = 19.9: must be at least 20 s: audio.segment_target_ms = 15000, and 5 s behind it"
+    )
+    with pytest.raises(ConfigErrors, match="at least 605 s"):
+        load(overrides={"audio.segment_target_ms": 600_000})
+    assert load(overrides={"buffer.ring_seconds": 7, "audio.segment_target_ms": 2000}).config.buffer.ring_seconds == 7
 
 
 def test_pins_differ() -> None:
