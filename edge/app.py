@@ -31,6 +31,7 @@ class App:
     server: HttpServerApi
     state: StateDirectory
     tell: Callable[[Happening], None]
+    shutdown_drain_s: float
 
     def owe_kept(self) -> int:
         """Hand over what earlier runs could not deliver; returns how many recordings that is."""
@@ -120,7 +121,7 @@ def build(
         tell,
         panel,
     )
-    return App(device, server, state, tell)
+    return App(device, server, state, tell, config.connection.shutdown_drain)
 
 
 def open_panel(config: Config, tell: Callable[[Happening], None]) -> Panel | None:

@@ -226,6 +226,9 @@ class Connection:
     proof_of_life_timeout: float = _key(
         25.0, "Without the server's `is_recording` for so long the session is checked.", _above_zero(600), "s"
     )
+    shutdown_drain: float = _key(
+        20.0, "After SIGTERM, deliver for so long at most; the rest is kept for the next start.", _between(0, 3600), "s"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from edge.runtime.ports import JsonObject, Panel
 from edge.runtime.uplink import Happening
 
 HELP = (
-    "Record from SOURCE until N seconds, its end or Ctrl-C; then deliver all. A second Ctrl-C keeps the rest for later."
+    "Record from SOURCE until N seconds, its end or Ctrl-C; then deliver all. A second Ctrl-C keeps the rest for "
+    "later; SIGTERM delivers for connection.shutdown_drain seconds at most."
 )
 CARD = "card"
 _LINE_S = 0.2
@@ -127,13 +128,14 @@ class _Run:
         self._device: Device = built.device
         self._screen = screen
         self._interrupts = 0
+        self._is_terminated = False
         self._enough = asyncio.Event()
 
     async def go(self) -> int:
         """Record, deliver, account."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._interrupted)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        loop.add_signal_handler(signal.SIGTERM, self._terminated, loop)
         loop.add_signal_handler(signal.SIGUSR1, self._device.retry_now, "asked for")
         if self._panel is not None:
             self._panel.on_press(
@@ -188,6 +190,18 @@ class _Run:
         else:
             self._device.stop()
             self._enough.set()
+
+    def _terminated(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Whoever sends SIGTERM does not wait for ever: systemd kills after a while, a machine is switched off."""
+        if self._is_terminated:
+            self._enough.set()
+            return
+        self._is_terminated = True
+        self._interrupts += 1
+        drain_s = self._app.shutdown_drain_s
+        self._screen.say(f"stopping; what is not delivered within {drain_s:g} s is kept for later")
+        self._device.stop()
+        loop.call_later(drain_s, self._enough.set)
 
     async def _drain(self, delivering: asyncio.Task[None]) -> None:
         """Until nothing is owed, or somebody or something says that it is enough for now."""

@@ -340,7 +340,7 @@ def test_what_became_whole_in_the_last_moment_is_not_kept_after_all(tmp_path: Pa
     def keep(delivered: int) -> list[Path]:
         feed.ledger.deliver(delivered)
         device.undelivered = (feed.recording,)
-        built = app.App(device, None, StateDirectory(tmp_path), lambda happening: None)  # type: ignore[arg-type]
+        built = app.App(device, None, StateDirectory(tmp_path), lambda happening: None, 1.0)  # type: ignore[arg-type]
         assert built.keep_rest() == {}
         return [path for path in tmp_path.glob("pending/*") if not path.name.startswith(".")]
 

@@ -25,6 +25,7 @@ CONFIG = """
 initial_reconnect_delay = 0.05
 max_reconnect_delay = 0.2
 connection_timeout = 2.0
+shutdown_drain = {drain_s}
 [panel]
 enabled = false
 """
@@ -33,11 +34,11 @@ enabled = false
 class Recorder(Child):
     """`edge record` as a child; `said` waits for a line of stderr."""
 
-    def __init__(self, folder: Path, url: str, *options: str) -> None:
+    def __init__(self, folder: Path, url: str, *options: str, drain_s: float = 20.0) -> None:
         token, config = folder / "token", folder / "edge.toml"
         token.write_text(TOKEN + "\n")
         token.chmod(0o600)
-        config.write_text(CONFIG)
+        config.write_text(CONFIG.format(drain_s=drain_s))
         self.state = folder / "state"
         command = [sys.executable, "-m", "edge", "record", "--config", str(config), "--server", url, "--json"]
         command += ["--token-file", str(token), "--state", str(self.state), *options]
@@ -125,6 +126,40 @@ async def test_while_it_only_delivers_once_keeps_the_rest(tmp_path: Path, port: 
         account = await recorder.account(3)
         assert account["pending"] == 32000
         assert recorder.kept == [account["recording"]]
+
+
+async def test_sigterm_delivers_for_a_while_and_keeps_the_rest(tmp_path: Path, port: ReservedPort) -> None:
+    url = f"http://127.0.0.1:{port.number}"
+    async with Recorder(tmp_path, url, "--source", "tone:440", drain_s=0.1) as recorder:
+        await recorder.said("recording ")
+        recorder.signal(signal.SIGTERM)
+        account = await recorder.account(3)
+        assert account["pending"] == account["expected"]
+        assert recorder.kept == ([account["recording"]] if account["expected"] else [])
+        assert any("within 0.1 s is kept for later" in line for line in recorder.stderr)
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+async def test_after_sigterm_another_signal_ends_it_at_once(
+    second: signal.Signals, tmp_path: Path, port: ReservedPort
+) -> None:
+    url = f"http://127.0.0.1:{port.number}"
+    async with Recorder(tmp_path, url, "--source", "tone:440", drain_s=3600.0) as recorder:
+        await recorder.said("recording ")
+        recorder.signal(signal.SIGTERM)
+        await recorder.said("the recording has ended")
+        recorder.signal(second)
+        assert (await recorder.account(3))["delivered"] == 0
+
+
+async def test_sigterm_limits_what_one_ctrl_c_left_unlimited(tmp_path: Path, port: ReservedPort) -> None:
+    url = f"http://127.0.0.1:{port.number}"
+    async with Recorder(tmp_path, url, "--source", "tone:440", drain_s=0.1) as recorder:
+        await recorder.said("recording ")
+        recorder.signal(signal.SIGINT)
+        await recorder.said("the recording has ended")
+        recorder.signal(signal.SIGTERM)
+        assert (await recorder.account(3))["delivered"] == 0
 
 
 async def test_without_a_limit_it_waits_for_the_server_and_retry_cuts_that_short(

@@ -206,8 +206,9 @@ class Child:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens when it has ended."""
         if self._process is not None and self._process.returncode is None:
+            # Not send_signal: it looks whether the child has ended, and so takes its exit code from asyncio (255 then).
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(self._process.pid, number)
 
     async def kill(self) -> None:
         """SIGKILL, and wait until it is gone. May be called at any time, also twice."""
