@@ -65,6 +65,10 @@ def _text(rule: str, pattern: str) -> Rule:
     return Rule(rule, lambda value: None if re.fullmatch(pattern, value) and value.isprintable() else "")
 
 
+def _one_of(*values: str) -> Rule:
+    return Rule(" or ".join(values), lambda value: None if value in values else "")
+
+
 def _switch() -> Rule:
     return Rule("true or false", lambda value: None)
 
@@ -244,6 +248,49 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
+class Spool:
+    """What is kept on the card, beside the memory."""
+
+    mode: str = _key(
+        "always",
+        "`always`: all audio is written to the card as it comes, so that neither a power cut nor an outage of any "
+        "length costs more than a second or two. `ram`: no audio ever touches the card; `buffer` is then all there is.",
+        _one_of("always", "ram"),
+    )
+    sync_interval: float = _key(
+        1.0, "How often the card is made to hold what was written; it bounds what a power cut costs.",
+        _between(0.1, 60), "s",
+    )  # fmt: skip
+    max_bytes: int = _key(
+        0, "Space that the spool may take. 0: 80 % of what is free when the recorder starts.",
+        _between(0, 1 << 50), "bytes",
+    )  # fmt: skip
+    when_full: str = _key(
+        "stop-recording",
+        "When neither card nor memory takes any more: end the recording in order, or give up the oldest audio that is "
+        "not delivered. Either is counted, and shown.",
+        _one_of("stop-recording", "drop-oldest"),
+    )
+    keep_days: float = _key(
+        0.0, "Delivered audio stays on the card for so long, as far as there is room.", _between(0, 36500), "days"
+    )
+    max_recording_hours: float = _key(
+        12.0, "A recording that was forgotten ends by itself after so long, and says so. 0: never.",
+        _between(0, 87600), "h",
+    )  # fmt: skip
+    resume_within: float = _key(
+        600.0,
+        "After a crash or a power cut recording goes on by itself if it was away for so long at most, by clocks that "
+        "are trusted.",
+        _between(0, 86400),
+        "s",
+    )
+    resume_after_power_loss: bool = _key(
+        True, "Let recording go on by itself after a power cut; off: wait for a person.", _switch()
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     """Two buttons and two LEDs, by BCM number."""
 
@@ -262,6 +309,7 @@ class Config:
     audio: Audio = Audio()
     connection: Connection = Connection()
     buffer: Buffer = Buffer()
+    spool: Spool = Spool()
     panel: Panel = Panel()
 
 
@@ -270,6 +318,7 @@ SECTIONS: dict[str, type[Any]] = {
     "audio": Audio,
     "connection": Connection,
     "buffer": Buffer,
+    "spool": Spool,
     "panel": Panel,
 }
 

@@ -12,6 +12,7 @@ from edge.core.delivery import AckedDelivery, PlainDelivery
 from edge.core.events import CloseSocket, Effect, Note, Over, PollStatus, Release
 from edge.core.ledger import Ledger
 from edge.core.policy import Policy
+from edge.core.resume import PLAIN, UNKNOWN, Resume
 from edge.errors import EdgeError, InternalError, ServerRefused
 
 
@@ -64,16 +65,30 @@ class Server:
     is_stopped: bool = False  # it was, or may have been, finalised: never reattach, flush it
 
 
+def restore(resume: Resume, ledger: Ledger, policy: Policy) -> Server:
+    """The session that an earlier process had at the server.
+
+    One of an earlier boot is flushed, not trusted: how long its grace has run nobody knows.
+    """
+    if resume.server not in (PLAIN, UNKNOWN):
+        return Server(resume.session_id)
+    delivery = PlainDelivery.restored(
+        resume.first_seq, policy.cuts, resume.alive_at, delivered=ledger.delivered, handled=resume.handled
+    )
+    has_begun = resume.handled >= resume.first_seq
+    return Server(resume.session_id, delivery, 1, has_begun, is_stopped=not resume.is_same_boot)
+
+
 class Context:
     """The session's memory. Times are seconds of the boot clock."""
 
-    def __init__(self, ledger: Ledger, policy: Policy) -> None:
+    def __init__(self, ledger: Ledger, policy: Policy, resume: Resume | None = None) -> None:
         self.ledger = ledger
         self.policy = policy
         self.phase = Phase.WAITING
         self.attempt = 0
         self.failure: EdgeError | None = None
-        self.server: Server | None = None
+        self.server: Server | None = None if resume is None else restore(resume, ledger, policy)
         self.session_ids: list[str] = []
         self.attachments = 0
         self.timers: dict[Timer, float] = {}

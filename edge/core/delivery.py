@@ -74,6 +74,21 @@ class PlainDelivery:
         self._shorts = 0
         self._barriers = _Barriers()
 
+    @classmethod
+    def restored(cls, first: int, cuts: CutModel, alive_at: float, *, delivered: int, handled: int) -> PlainDelivery:
+        """A session that an earlier process had opened, and last saw alive at `alive_at`.
+
+        All that is not `delivered` may have been sent any number of times, and only what is `handled` surely was.
+        """
+        session = cls(first, cuts, alive_at)
+        session.sockets = 1  # so the next one is not the first, and has to prove itself
+        session.delivered = session.clear = session._proved = session._sure = delivered
+        session.sent = session.resume = max(delivered, handled)
+        session._hearsay = Poll(delivered, delivered)
+        session._paced = delivered
+        session._repeats = cuts.window + cuts.interval  # more make no difference (CutModel.surely_cut)
+        return session
+
     @property
     def proved(self) -> int:
         """Rule 1: the highest packet whose pong stems from a session that was alive."""

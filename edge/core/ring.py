@@ -22,6 +22,7 @@ class Ring:
         self.frame_bytes = frame_bytes
         self.head = 0
         self.tail = 0
+        self._claimed = 0  # frames before this minus the capacity are being overwritten, or have been
         self._memory = memoryview(bytearray(capacity_frames * frame_bytes))
         for byte in range(0, len(self._memory), _PAGE_BYTES):
             self._memory[byte] = (
@@ -45,6 +46,7 @@ class Ring:
         if rest:
             raise InternalError(f"{len(data)} bytes are no whole number of {self.frame_bytes}-byte frames")
         frames = min(frames, self.free_frames)
+        self._claimed = self.head + frames
         start = self.head % self.capacity_frames * self.frame_bytes
         stop = start + frames * self.frame_bytes
         source = memoryview(data)
@@ -62,6 +64,19 @@ class Ring:
         if frames < 1 or offset < self.tail or offset + frames > self.head:
             raise InternalError(f"frames {offset} to {offset + frames} are not in the ring [{self.tail}, {self.head})")
         return self._views(offset, frames)
+
+    def copy(self, offset: int, frames: int) -> bytes | None:
+        """A copy of the frames at [offset, offset + frames), released or not; None where they are overwritten by now.
+
+        For any thread: what the writer claims before it copies is looked at again after the copy.
+        """
+        if frames < 1 or offset + frames > self.head or not self._holds(offset):
+            return None
+        data = b"".join(self._views(offset, frames))
+        return data if self._holds(offset) else None
+
+    def _holds(self, offset: int) -> bool:
+        return offset >= self._claimed - self.capacity_frames
 
     def latest(self, frames: int) -> tuple[memoryview, ...]:
         """The newest frames, at most `frames`, released or not: for a level meter. Empty where there are none."""

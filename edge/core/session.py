@@ -35,6 +35,7 @@ from edge.core.events import (
 )
 from edge.core.ledger import Ledger
 from edge.core.policy import Policy
+from edge.core.resume import ACKS, PLAIN, UNKNOWN, Resume
 from edge.errors import EdgeError, InternalError
 
 
@@ -178,8 +179,8 @@ class Session:
     An event that cannot happen in the current phase raises InternalError; what a stale attempt reports is dropped.
     """
 
-    def __init__(self, ledger: Ledger, policy: Policy) -> None:
-        self._context = Context(ledger, policy)
+    def __init__(self, ledger: Ledger, policy: Policy, resume: Resume | None = None) -> None:
+        self._context = Context(ledger, policy, resume)
 
     @property
     def phase(self) -> Phase:
@@ -216,6 +217,15 @@ class Session:
     def session_ids(self) -> tuple[str, ...]:
         """The sessions that the server opened for this recording, oldest first."""
         return tuple(self._context.session_ids)
+
+    @property
+    def at_server(self) -> tuple[str, str] | None:
+        """The session that the server has now, and of which kind that server is (core/resume.py)."""
+        server = self._context.server
+        if server is None:
+            return None
+        kind = UNKNOWN if server.delivery is None else ACKS if server.delivery.acks else PLAIN
+        return server.session_id, kind
 
     @property
     def reconnects(self) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from edge.core.journal import Entry
+from edge.core.manifest import Manifest
 from edge.core.packet import AudioFormat
+from edge.core.segment import CardPacket
 
 JsonObject = dict[str, Any]
 
@@ -116,6 +119,73 @@ class Dialer(Protocol):
 
     async def __call__(self, session_id: str) -> Socket:
         """Dial the socket of `session_id`; bounded in time."""
+
+
+# --- card ------------------------------------------------------------------------------------------------------------
+
+
+class Card(Protocol):
+    """One recording on the card. `read` may be called from any thread, all else from the writer's only. Every call
+    may raise OSError; after one, `retreat` comes before the next `append`."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the recording is, as last written."""
+
+    def append(self, packets: Sequence[CardPacket], offsets: Sequence[int], *, beyond_limit: bool = False) -> None:
+        """Write packets in order; `offsets` are their places in the recording's stored audio, in frames."""
+
+    def note(self, entries: Sequence[Entry]) -> None:
+        """Write to the journal."""
+
+    def sync(self) -> None:
+        """All that was written is durable when this returns."""
+
+    def retreat(self, durable: int) -> None:
+        """After an OSError: what lies behind packet `durable` will be appended again."""
+
+    def seal(self, ended_by: str) -> None:
+        """The recording is over."""
+
+    def deliver(self, utc_s: float) -> None:
+        """The recording is delivered."""
+
+    def free(self, delivered: int) -> None:
+        """Packets up to `delivered` are not needed any more."""
+
+    def oldest(self) -> tuple[int, int] | None:
+        """First and last packet of the oldest segment that may be given up."""
+
+    def give_up_oldest(self) -> None:
+        """Give it up; the loss is in the journal and durable."""
+
+    def remove(self) -> None:
+        """Nothing of it is needed any more."""
+
+    def close(self) -> None:
+        """Give back what is open."""
+
+    def read(self, first: int, last: int) -> Iterator[tuple[int, CardPacket | None]]:
+        """Packets by number; None where one cannot be read or is damaged."""
+
+
+class Spool(Protocol):
+    """All recordings on the card. For the writer's thread."""
+
+    def create(self, meta: Manifest, entries: Sequence[Entry]) -> Card:
+        """A new recording, durable when this returns."""
+
+    def room_bytes(self) -> int:
+        """How much more audio fits."""
+
+    def make_room(self) -> bool:
+        """Let go of audio that is kept though it is delivered; False where there is none."""
+
+    def give_up_ballast(self) -> bool:
+        """Free what was held back for sealing; False where nothing was."""
+
+    def restore_ballast(self) -> None:
+        """Hold it back again."""
 
 
 # --- people ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,197 @@
+"""From what the card still has to an account that is true, and to what is to be done about it.
+
+The account of a recording that was cut off closes at its last whole record: nothing is invented behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from edge.core.journal import BootEntry, EndEntry, Entry, GapEntry, LostEntry, MarkEntry, SessionEntry
+from edge.core.ledger import Ledger
+from edge.core.manifest import CardState, Manifest
+
+UNEXPLAINED = "power"  # a gap whose journal line is gone: what took the line explains it
+CRASH, POWER = "crash", "power"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment as recovery sees it: its first packet, and that one's place in time and in the stored audio."""
+
+    first_seq: int
+    position: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The last whole record; packet 0 where there is none. `end_position` is where it ends, in frames."""
+
+    last_seq: int = 0
+    end_position: int = 0
+    delivered: int = 0
+    handled: int = 0
+    boot: int = 0
+    boot_us: int = 0
+
+
+@dataclass(slots=True)
+class Recovered:
+    """A recording found on the card.
+
+    ledger    its account; ended
+    ended_by  "" where nothing says how it ended: it was cut off
+    boots     what is known of the clock of each boot that it was recorded in
+    torn      records that were begun and not whole; `damaged_lines` of the journal likewise
+    """
+
+    ledger: Ledger
+    ended_by: str
+    handled: int
+    boots: dict[int, BootEntry]
+    sessions: list[SessionEntry]
+    tail: Tail
+    torn: int
+    damaged_lines: int
+    notes: list[str] = field(default_factory=list)
+
+
+def rebuild(
+    meta: Manifest,
+    entries: Iterable[Entry],
+    segments: Sequence[Segment],
+    tail: Tail,
+    torn: int = 0,
+    damaged_lines: int = 0,
+) -> Recovered:
+    """The account that manifest, journal and segments tell together. Raises ValueError where they contradict each
+    other."""
+    told = _Told(tail.delivered, tail.handled, meta.ended_by)
+    for entry in entries:
+        told.hear(entry)
+    delivered = tail.last_seq if meta.state is CardState.DELIVERED else told.delivered
+    base = segments[0] if segments else Segment(tail.last_seq + 1, tail.end_position, tail.end_position)
+    ordered = sorted(told.gaps.values(), key=lambda gap: (gap.before_seq, gap.position))
+    lost = list(told.lost.values())
+    ledger = _base(meta.packet_frames, base, ordered, lost)
+    _fill(ledger, [gap for gap in ordered if gap.before_seq > base.first_seq], tail)
+    ledger.end()
+    if segments and ledger.last != tail.last_seq:
+        raise ValueError("its packets and its gaps do not fit together")
+    for hole in lost:
+        if ledger.delivered < hole.first and hole.last <= ledger.last:
+            ledger.lose(hole.first, hole.last, hole.cause)
+    delivered = min(max(delivered, base.first_seq - 1), ledger.last)
+    if delivered > ledger.delivered:
+        ledger.deliver(delivered)
+    ledger.sync(ledger.last)
+    ended_by = told.ended_by if told.ended_at in (None, ledger.expected) else ""
+    sessions = list(told.sessions.values())
+    return Recovered(ledger, ended_by, max(told.handled, delivered), told.boots, sessions, tail, torn, damaged_lines)
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the journal tells. An entry that was written again after a failure says the same once more."""
+
+    delivered: int
+    handled: int
+    ended_by: str
+    ended_at: int | None = None
+    boots: dict[int, BootEntry] = field(default_factory=dict)
+    sessions: dict[str, SessionEntry] = field(default_factory=dict)
+    gaps: dict[tuple[int, str], GapEntry] = field(default_factory=dict)
+    lost: dict[int, LostEntry] = field(default_factory=dict)
+
+    def hear(self, entry: Entry) -> None:
+        match entry:
+            case BootEntry():
+                self.boots[entry.boot] = entry
+            case SessionEntry():
+                self.sessions[entry.session_id] = entry
+            case GapEntry():
+                self.gaps[entry.before_seq, entry.cause] = entry
+            case LostEntry():
+                self.lost[entry.first] = entry
+            case MarkEntry():
+                self.delivered = max(self.delivered, entry.delivered)
+                self.handled = max(self.handled, entry.handled)
+            case EndEntry():
+                self.ended_by, self.ended_at = self.ended_by or entry.by, entry.position
+
+
+def _base(packet_frames: int, base: Segment, gaps: Iterable[GapEntry], lost: Iterable[LostEntry]) -> Ledger:
+    """The account up to the first segment that is still there; what was before it is delivered or lost."""
+    before: dict[str, int] = {}
+    for gap in gaps:
+        if gap.before_seq <= base.first_seq:
+            before[gap.cause] = before.get(gap.cause, 0) + gap.frames
+    unexplained = base.position - base.offset - sum(before.values())
+    if unexplained < 0:
+        raise ValueError("it has more gaps than time")
+    if unexplained:
+        before[UNEXPLAINED] = before.get(UNEXPLAINED, 0) + unexplained
+    delivered_frames = base.offset
+    for entry in lost:
+        if entry.last < base.first_seq:
+            before[entry.cause] = before.get(entry.cause, 0) + entry.frames
+            delivered_frames -= entry.frames
+    return Ledger.resumed(packet_frames, base.first_seq, delivered_frames, before)
+
+
+def _fill(ledger: Ledger, gaps: Sequence[GapEntry], tail: Tail) -> None:
+    """Audio and gaps from the first segment to the last whole record."""
+    for gap in gaps:
+        if gap.before_seq > tail.last_seq + 1 or gap.position > tail.end_position:
+            continue  # what stood between was not durable: the account closes before it
+        stored = gap.position - ledger.expected
+        if stored < 0:
+            raise ValueError("a gap lies in the middle of audio")
+        ledger.capture(stored)
+        ledger.gap(gap.frames, gap.cause)
+    rest = tail.end_position - ledger.expected
+    if rest > 0:
+        ledger.capture(rest)
+
+
+# --- going on after a restart ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """The present: which boot, its clock in seconds, what to add for UTC, and whether that is trusted."""
+
+    boot_id: str
+    boot_s: float
+    utc_minus_boot_s: float
+    trusted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether recording goes on by itself, and why; `gap_s` is the time between, where it is known."""
+
+    goes_on: bool
+    cause: str
+    why: str
+    gap_s: float | None = None
+
+
+def verdict(found: Recovered, now: Now, *, resume_within_s: float, after_power_loss: bool) -> Verdict:
+    """What to do about a recording that was cut off: nobody is recorded unaware, and nobody loses a recording that
+    only its process lost."""
+    last_boot = found.boots.get(found.tail.boot)
+    last_s = found.tail.boot_us / 1e6
+    if last_boot is not None and last_boot.boot_id == now.boot_id:
+        gap_s = max(0.0, now.boot_s - last_s)
+        return Verdict(True, CRASH, f"the recorder ended {gap_s:.0f} s ago without a stop", gap_s)
+    if not after_power_loss:
+        return Verdict(False, POWER, "spool.resume_after_power_loss is off")
+    if last_boot is None or not (last_boot.trusted and now.trusted) or not found.tail.last_seq:
+        return Verdict(False, POWER, "no trusted clock tells how long the power was away")
+    gap_s = now.boot_s + now.utc_minus_boot_s - last_s - last_boot.utc_minus_boot_s
+    if not 0 <= gap_s <= resume_within_s:
+        return Verdict(False, POWER, f"the power was away for {gap_s:.0f} s, more than {resume_within_s:g} s", gap_s)
+    return Verdict(True, POWER, f"the power was away for {gap_s:.0f} s", gap_s)

@@ -1,0 +1,288 @@
+"""The spool writer: one thread that brings recordings onto the card, beside everything else.
+
+The loop hands over ring positions and notes, never audio; the thread copies from the ring, writes, and makes durable
+once in `sync_interval`. What it cannot write stays in the ring and is tried again: neither capture nor uplink waits for
+the card. What has become durable comes back to the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import functools
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge.core.budget import Announcer, bytes_per_s
+from edge.core.journal import Entry, MarkEntry
+from edge.core.ledger import Packet
+from edge.core.manifest import CardState, Manifest
+from edge.core.packet import encode_header
+from edge.core.ring import Ring
+from edge.core.segment import CardPacket
+from edge.errors import InternalError
+from edge.runtime.ports import Card, Spool
+from edge.runtime.recording import Recording
+
+_MARK_S = 10.0  # how often delivery's progress is noted where no audio is written that could carry it
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A packet to be written: where it is in the ring, and what its stamps are."""
+
+    packet: Packet
+    stored_offset: int
+    boot_us: int
+    unix_ms: float
+
+
+@dataclass(slots=True)
+class Held:
+    """One recording on its way to the card, or on it. The loop appends to `inbox`; the thread owns the rest."""
+
+    recording: Recording
+    on_durable: Callable[[int], None]
+    meta: Manifest | None = None
+    first_notes: tuple[Entry, ...] = ()
+    card: Card | None = None
+    boot: int = 0
+    durable: int = 0
+    inbox: deque[Due | Entry] = field(default_factory=deque)
+    unsynced: list[Due | Entry] = field(default_factory=list)
+    ended_by: str = ""  # wanted: seal it
+    delivered_utc_s: float | None = None  # wanted: note that it is delivered
+    is_wanted: bool = True  # False: remove it once it is delivered
+    marked: int = 0
+    marked_at: float = 0.0
+    is_through: bool = False  # nothing more will be done about it
+    drops: int = 0  # wanted: so many segments more may be given up
+
+
+class Spooler:
+    """Owns the thread. Everything public belongs to the loop; `tell(kind, text)` is called in it."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        ring: Ring,
+        sync_interval: float,
+        tell: Callable[[str, str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.trouble = ""  # why the card takes nothing just now
+        self.is_full = False
+        self.left_s: float | None = None  # how long the card lasts at the rate of the latest recording
+        self._spool = spool
+        self._ring = ring
+        self._interval = sync_interval
+        self._tell = tell
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._held: list[Held] = []
+        self._lock = threading.Lock()
+        self._kick = threading.Event()
+        self._is_stopping = False
+        self._announcer = Announcer()
+        self._ended: asyncio.Future[bool] = self._loop.create_future()
+        self._passes: list[asyncio.Future[None]] = []
+        self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
+        self._thread.start()
+
+    # --- for the loop ----------------------------------------------------------------------------------------------
+
+    def hold(self, held: Held) -> Held:
+        """Take a recording under this thread's care."""
+        with self._lock:
+            self._held.append(held)
+        self._kick.set()
+        return held
+
+    def kick(self) -> None:
+        """Do not wait for the next round: something is to be durable soon."""
+        self._kick.set()
+
+    async def flush(self) -> None:
+        """Return after a whole round that began now: what could be written is durable then."""
+        passed: asyncio.Future[None] = self._loop.create_future()
+        with self._lock:
+            self._passes.append(passed)
+        self._kick.set()
+        await passed
+
+    async def close(self, patience_s: float) -> bool:
+        """Write what is left and end; False where the card did not let it within `patience_s`."""
+        self._is_stopping = True
+        self._kick.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await asyncio.shield(self._ended)
+        return self._ended.done() and self._ended.result()
+
+    # --- in the thread ---------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        is_clean = False
+        try:
+            while True:
+                is_last = self._is_stopping
+                self._kick.wait(self._interval if self._has_work() else None)
+                self._kick.clear()
+                with self._lock:
+                    passes, self._passes = self._passes, []
+                    everything = list(self._held)
+                results = [self._work(held) for held in everything]
+                is_clean = all(results)
+                with self._lock:
+                    self._held = [held for held in self._held if not held.is_through]
+                for passed in passes:
+                    self._call(functools.partial(_settle, passed, None))
+                if is_last:
+                    break
+        except Exception as error:  # noqa: BLE001  (a bug must not end in a silent thread)
+            bug = InternalError(f"the spool failed: {type(error).__name__}: {error}")
+            self._call(lambda: self._say("bug", str(bug)))
+        for held in self._held:
+            if held.card is not None:
+                with contextlib.suppress(OSError):
+                    held.card.close()
+        self._call(functools.partial(_settle, self._ended, is_clean))
+
+    def _has_work(self) -> bool:
+        return any(not held.is_through for held in self._held)
+
+    def _call(self, function: Callable[[], object]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed: nobody wants to know any more
+            self._loop.call_soon_threadsafe(function)
+
+    def _work(self, held: Held) -> bool:
+        """One round for one recording; True where nothing is left to do now."""
+        if held.is_through:
+            return True
+        while held.inbox:
+            held.unsynced.append(held.inbox.popleft())
+        try:
+            card = self._card(held)
+            self._write(held, card)
+            self._milestones(held, card)
+        except OSError as error:
+            if held.card is not None:
+                held.card.retreat(held.durable)
+            is_full = error.errno in _FULL or error.errno is None
+            if is_full and self._make_room(held):
+                self._kick.set()
+            else:
+                self._in_trouble(error.strerror or str(error) or type(error).__name__, is_full=is_full)
+            return False
+        self._out_of_trouble()
+        return True
+
+    def _card(self, held: Held) -> Card:
+        if held.card is None:
+            assert held.meta is not None
+            held.card = self._spool.create(held.meta, held.first_notes)
+        return held.card
+
+    def _write(self, held: Held, card: Card) -> None:
+        entries = [item for item in held.unsynced if isinstance(item, Entry)]
+        packets, offsets, last = [], [], held.durable
+        for item in held.unsynced:
+            if isinstance(item, Due):
+                packet = self._packet(held, item)
+                if packet is not None:
+                    packets.append(packet)
+                    offsets.append(item.stored_offset)
+                last = item.packet.seq
+        if not held.unsynced:
+            self._mark(held, card)
+            card.free(held.recording.ledger.delivered if not held.is_wanted else 0)
+            return
+        card.note(entries)
+        if packets:
+            card.append(packets, offsets, beyond_limit=bool(held.ended_by))
+        card.sync()
+        held.unsynced.clear()
+        if last > held.durable:
+            held.durable = last
+            self._call(lambda: held.on_durable(last))
+        if not held.is_wanted:
+            card.free(held.recording.ledger.delivered)
+        self._look_at_room(held)
+
+    def _packet(self, held: Held, due: Due) -> CardPacket | None:
+        """None where the ring has been used again: then the packet was delivered first."""
+        packet, recording = due.packet, held.recording
+        data = self._ring.copy(packet.offset, packet.frames)
+        if data is None:
+            return None
+        wire = encode_header(packet.seq, due.unix_ms, packet.frames, recording.audio) + data
+        ledger = recording.ledger
+        return CardPacket(wire, packet.position, due.boot_us, held.boot, ledger.delivered, recording.handled)
+
+    def _mark(self, held: Held, card: Card) -> None:
+        """Delivery goes on after the recording has ended: note how far, now and then."""
+        delivered, now = held.recording.ledger.delivered, self._clock()
+        if delivered > held.marked and now - held.marked_at >= _MARK_S:
+            card.note([MarkEntry(delivered, max(delivered, held.recording.handled))])
+            card.sync()
+            held.marked, held.marked_at = delivered, now
+
+    def _milestones(self, held: Held, card: Card) -> None:
+        while held.drops:
+            card.give_up_oldest()
+            held.drops -= 1
+        if held.ended_by and card.manifest.state is CardState.RECORDING:
+            card.seal(held.ended_by)
+            self._spool.restore_ballast()
+        if held.delivered_utc_s is not None:
+            if card.manifest.state is not CardState.DELIVERED:
+                card.deliver(held.delivered_utc_s)
+            if not held.is_wanted:
+                card.remove()
+            else:
+                card.close()
+            held.is_through = True
+
+    # --- room ------------------------------------------------------------------------------------------------------
+
+    def _make_room(self, held: Held) -> bool:
+        try:
+            if self._spool.make_room():
+                return True
+        except OSError:
+            pass  # said with the next failure
+        return bool(held.ended_by) and self._spool.give_up_ballast()
+
+    def _look_at_room(self, held: Held) -> None:
+        recording = held.recording
+        rate = bytes_per_s(recording.audio, recording.ledger.packet_frames)
+        self.left_s = left_s = self._spool.room_bytes() / rate
+        threshold = self._announcer.due(left_s) if not held.ended_by else None
+        if threshold is not None:
+            text = f"the card has room for {left_s / 60:.0f} more minutes of this recording"
+            self._call(lambda: self._say("space", text))
+
+    def _in_trouble(self, why: str, *, is_full: bool) -> None:
+        if not self.trouble:
+            goes_on = "recording goes on in memory, the card is tried again"
+            text = f"the card is full; {goes_on}" if is_full else f"the card takes nothing ({why}); {goes_on}"
+            self._call(lambda: self._say("card", text))
+        self.trouble, self.is_full = why, is_full
+
+    def _out_of_trouble(self) -> None:
+        if self.trouble:
+            self._call(lambda: self._say("card", "the card takes audio again; what was only in memory is on it now"))
+        self.trouble, self.is_full = "", False
+
+    def _say(self, kind: str, text: str) -> None:
+        self._tell(kind, text)
+
+
+def _settle(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():
+        future.set_result(value)
