@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edge.core.packet import AudioFormat
+from edge.core.timebase import Anchor
 
 JsonObject = dict[str, Any]
 
@@ -56,6 +57,16 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let it go; may be called twice, and without `open`."""
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """The wall clock against the boot clock."""
+
+    def read(self) -> Anchor:
+        """How they stand now. Never raises."""
 
 
 # --- server ----------------------------------------------------------------------------------------------------------
