@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edge import config as configuration
 from edge.adapters import pending
+from edge.adapters.clock import SystemClock
 from edge.adapters.http import HttpServerApi
 from edge.adapters.state import StateDirectory
 from edge.adapters.websocket import WebSocketDialer
@@ -15,8 +16,9 @@ from edge.config import Loaded
 from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
 from edge.errors import ConfigError, EdgeError
+from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
-from edge.runtime.ports import JsonObject, Panel
+from edge.runtime.ports import Clock, JsonObject, Panel
 from edge.runtime.recording import Recording
 from edge.runtime.uplink import Happening, RetryPolicy, Uplink
 from edge.settings import Config
@@ -91,6 +93,7 @@ def build(
     tell: Callable[[Happening], None],
     pace: Pace = "realtime",
     panel: Panel | None = None,
+    clock: Clock | None = None,
 ) -> App:
     """Put everything together. Raises ConfigError; opens neither microphone nor connection."""
     config = loaded.config
@@ -120,6 +123,7 @@ def build(
         Uplink(server, dial, policy, retry, tell),
         tell,
         panel,
+        clock=ClockWatch(SystemClock() if clock is None else clock, tell),
     )
     return App(device, server, state, tell, config.connection.shutdown_drain)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from edge.adapters.clock import SystemClock
 from edge.adapters.http import HttpServerApi
 from edge.adapters.push import Feeder, PushSource
 from edge.adapters.websocket import WebSocketDialer
@@ -21,6 +22,7 @@ from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
 from edge.core.session import State
 from edge.errors import ConfigError, EdgeError, ServerRefused, Unreachable
+from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
 from edge.runtime.ports import Block, JsonObject
 from edge.runtime.recording import Recording
@@ -277,7 +279,14 @@ connectionFailed, statusChanged, networkChanged
         pushed = PushSource(self._audio, self._policy.packet_frames, int(ring_seconds * self._audio.rate_hz))
         settings: JsonObject = {"agent": agent, "event": user}
         self._device = device = Device(
-            lambda: pushed, self._audio, self._policy, ring_seconds, settings, self._uplink, self._told
+            lambda: pushed,
+            self._audio,
+            self._policy,
+            ring_seconds,
+            settings,
+            self._uplink,
+            self._told,
+            clock=ClockWatch(SystemClock(), self._told),
         )
         self._pushed, self._closing = pushed, None
         self._outcome = outcome = asyncio.get_running_loop().create_future()

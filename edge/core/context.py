@@ -13,6 +13,7 @@ from edge.core.events import CloseSocket, Effect, Note, Over, PollStatus, Releas
 from edge.core.ledger import Ledger
 from edge.core.policy import Policy
 from edge.core.resume import PLAIN, UNKNOWN, Resume
+from edge.core.timebase import Anchor
 from edge.errors import EdgeError, InternalError, ServerRefused
 
 
@@ -63,6 +64,7 @@ class Server:
     dials: int = 0  # sockets that were tried: one that seemed to fail may be registered there all the same
     init_confirmed: bool = False
     is_stopped: bool = False  # it was, or may have been, finalised: never reattach, flush it
+    told_clock: Anchor | None = None  # by what it knows the packets that it got to be stamped
 
 
 def restore(resume: Resume, ledger: Ledger, policy: Policy) -> Server:
@@ -82,9 +84,12 @@ def restore(resume: Resume, ledger: Ledger, policy: Policy) -> Server:
 class Context:
     """The session's memory. Times are seconds of the boot clock."""
 
-    def __init__(self, ledger: Ledger, policy: Policy, resume: Resume | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, policy: Policy, clock: Anchor | None = None, resume: Resume | None = None
+    ) -> None:
         self.ledger = ledger
         self.policy = policy
+        self.clock = clock  # only told, never asked: no decision hangs on UTC
         self.phase = Phase.WAITING
         self.attempt = 0
         self.failure: EdgeError | None = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge.core.delivery import Poll
+from edge.core.timebase import Anchor
 from edge.errors import EdgeError
 
 Message = dict[str, Any]
@@ -37,6 +38,13 @@ class GaveUp(Event):
 @dataclass(frozen=True, slots=True)
 class Supplied(Event):
     """The ledger has something new: packets, or the end of the recording."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClockChanged(Event):
+    """From here on packets are stamped by `anchor`."""
+
+    anchor: Anchor
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +173,11 @@ class OpenSocket(Effect):
 
 @dataclass(frozen=True, slots=True)
 class SendText(Effect):
-    """Send one JSON message, in order with the packets."""
+    """Send one JSON message, in order with the packets; `ahead` of those that wait to be sent: they are stamped only
+    then."""
 
     message: Message
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)

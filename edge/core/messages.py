@@ -5,6 +5,7 @@ from __future__ import annotations
 from edge.core.events import Ack, Backpressure, Hello, Message, OfAttempt, Pinged, Pong, Unknown
 from edge.core.ledger import Gap
 from edge.core.packet import MAX_SEQ, AudioFormat, duration_ms
+from edge.core.timebase import Anchor
 
 PING: Message = {"type": "ping"}
 PONG: Message = {"type": "pong"}
@@ -32,6 +33,21 @@ def init(audio: AudioFormat, packet_frames: int, next_seq: int, segment_target_m
 def gap(gap: Gap) -> Message:
     """A gap of the timeline, for a server with acks, in stream order."""
     return {"type": "gap", "before_seq": gap.before_seq, "frames": gap.frames, "cause": gap.cause}
+
+
+def clock(anchor: Anchor, now: float, was: Anchor | None) -> Message:
+    """By which clock the packets behind this message are stamped, for a server with acks: `now` on the boot clock and
+    in UTC, seconds. `was` is the anchor that was told before in this session."""
+    message: Message = {
+        "type": "clock",
+        "boot_id": anchor.boot_id,
+        "boot_s": now,
+        "utc_s": now + anchor.utc_minus_boot_s,
+        "trusted": anchor.trusted,
+    }
+    if was is not None and was.utc_minus_boot_s != anchor.utc_minus_boot_s:
+        message["was_utc_minus_boot_s"] = was.utc_minus_boot_s
+    return message
 
 
 def parse(message: Message, attempt: int) -> OfAttempt:

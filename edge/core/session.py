@@ -17,6 +17,7 @@ from edge.core.events import (
     Ack,
     Attempted,
     Backpressure,
+    ClockChanged,
     Effect,
     Event,
     Failed,
@@ -36,6 +37,7 @@ from edge.core.events import (
 from edge.core.ledger import Ledger
 from edge.core.policy import Policy
 from edge.core.resume import ACKS, PLAIN, UNKNOWN, Resume
+from edge.core.timebase import Anchor
 from edge.errors import EdgeError, InternalError
 
 
@@ -75,7 +77,7 @@ _TALK: Mapping[type[Event], Row] = {
     Unknown: _to(stream.told),
 }
 
-TRANSITIONS: Mapping[Phase, Mapping[type[Event], Row]] = {
+_ROWS: Mapping[Phase, Mapping[type[Event], Row]] = {
     P.IDLE: {Supplied: _to(attach.supplied, P.WAITING, P.DONE)},
     P.WAITING: {
         Attempted: _to(attach.attempted, P.ASKING, P.OPENING, *_START),
@@ -155,6 +157,10 @@ TRANSITIONS: Mapping[Phase, Mapping[type[Event], Row]] = {
     },
     P.DONE: {Supplied: _to(_stay)},
 }
+# The wall clock may be set at any time.
+TRANSITIONS: Mapping[Phase, Mapping[type[Event], Row]] = {
+    phase: {**rows, ClockChanged: _to(stream.clock_changed)} for phase, rows in _ROWS.items()
+}
 
 TIMERS: Mapping[Timer, tuple[Callable[[Context, float], None], frozenset[Phase]]] = {
     Timer.CONNECT: (attach.timed_out, frozenset(_REST)),
@@ -172,15 +178,18 @@ TIMERS: Mapping[Timer, tuple[Callable[[Context, float], None], frozenset[Phase]]
 
 
 class Session:
-    """Delivers `ledger`'s packets by `policy`.
+    """Delivers `ledger`'s packets by `policy`; `clock` is the anchor by which they are stamped, `resume` the session that
+    an earlier process had opened for them.
 
     `handle` and `tick` return the effects to perform, in order; after each call `deadline` says when `tick` is due
     (at once, where more than one timer was).
     An event that cannot happen in the current phase raises InternalError; what a stale attempt reports is dropped.
     """
 
-    def __init__(self, ledger: Ledger, policy: Policy, resume: Resume | None = None) -> None:
-        self._context = Context(ledger, policy, resume)
+    def __init__(
+        self, ledger: Ledger, policy: Policy, clock: Anchor | None = None, resume: Resume | None = None
+    ) -> None:
+        self._context = Context(ledger, policy, clock, resume)
 
     @property
     def phase(self) -> Phase:

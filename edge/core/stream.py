@@ -11,6 +11,7 @@ from edge.core.delivery import AckedDelivery, PlainDelivery
 from edge.core.events import (
     Ack,
     Backpressure,
+    ClockChanged,
     Note,
     Pinged,
     Polled,
@@ -33,7 +34,9 @@ def begin(c: Context, now: float) -> None:
     c.failure = None
     c.timers.pop(Timer.CONNECT, None)
     c.note("connected", "connected")
-    if not c.delivery.acks:
+    if c.delivery.acks:
+        _tell_clock(c, now)
+    else:
         c.arm(Timer.PROOF, now + c.policy.proof_of_life_timeout)
         c.arm(Timer.POLL, now + c.policy.poll_soon)
     pump(c, now)
@@ -42,6 +45,20 @@ def begin(c: Context, now: float) -> None:
 def supplied(c: Context, event: Supplied, now: float) -> None:
     """There are more packets, or the recording has ended."""
     pump(c, now)
+
+
+def clock_changed(c: Context, event: ClockChanged, now: float) -> None:
+    """Later packets are stamped by another clock; a server with acks corrects by it what it has."""
+    c.clock = event.anchor
+    if c.phase is Phase.STREAMING and c.delivery.acks and c.clock != c.known.told_clock:
+        _tell_clock(c, now)
+
+
+def _tell_clock(c: Context, now: float) -> None:
+    """Ahead of all that waits: packets are stamped as they are written."""
+    if c.clock is not None:
+        c.do(SendText(messages.clock(c.clock, now, c.known.told_clock), ahead=True))
+        c.known.told_clock = c.clock
 
 
 def pump(c: Context, now: float) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from edge.core.packet import AudioFormat
 from edge.receiver.journal import Kind
+from edge.receiver.stamps import Stamps
 
 VERSION = 1
 MISSING = "missing"
@@ -72,6 +73,7 @@ class Account:
         self.sessions: list[SessionEntry] = []
         self.refused: dict[str, int] = {}
         self.clocks: deque[dict[str, Any]] = deque(maxlen=MAX_CLOCKS)
+        self.stamps = Stamps()
         self._end = 0
         self._pending: dict[str, int] = {}
 
@@ -85,11 +87,13 @@ class Account:
         """Gaps before packet `next_seq`, by cause: they may still change."""
         return self._pending
 
-    def packet(self, seq: int, frames: int) -> int:
-        """Packet `seq` is appended; returns its position. `next_seq` never goes back."""
+    def packet(self, seq: int, frames: int, stamped_ms: float) -> int:
+        """Packet `seq` is appended, whose header says `stamped_ms`; returns its position. `next_seq` never goes
+        back."""
         if self._pending:
             self._fold()
         position = self._end
+        self.stamps.packet(seq, position, stamped_ms)
         self._end += frames
         self.packets += 1
         self.stored_frames += frames
@@ -128,6 +132,7 @@ class Account:
                 self.refused[reason] = self.refused.get(reason, 0) + int(value["packets"])
             case Kind.CLOCK:
                 self.clocks.append(dict(value))
+                self.stamps.told(value)
             case Kind.PACKET:
                 raise ValueError("packets are not facts")
 
@@ -142,7 +147,14 @@ class Account:
                 session.ended_by = cause
 
     def to_json(self) -> dict[str, Any]:
-        """The account as it is written beside the WAV file."""
+        """The account as it is written beside the WAV file.
+
+        started_at     when the frame at position 0 was captured, if `clock_trusted`: by a synchronised clock of the
+                       recorder; else when the receiver first heard of the recording, which is `opened_at`
+        stamps         stretches of packets stamped by one clock: first stamp as it came (`stamped_at`), and the right
+                       time where that is known (`captured_at`); `clock` has the recorder's clock messages as they came
+        """
+        captured_at = self.stamps.started_at(self.audio.rate_hz) if self.audio else None
         gaps = [*self.gaps, *self._open_gaps()]
         by_cause: dict[str, int] = {}
         for gap in gaps:
@@ -161,7 +173,10 @@ class Account:
             "gaps": [asdict(gap) for gap in gaps],
             "duplicates_ignored": sum(session.duplicates_ignored for session in self.sessions),
             "refused": dict(self.refused),
-            "started_at": self.started_at,
+            "started_at": self.started_at if captured_at is None else captured_at,
+            "clock_trusted": captured_at is not None,
+            "opened_at": self.started_at,
+            "stamps": self.stamps.to_json(),
             "sessions": [asdict(session) for session in self.sessions],
             "clock": list(self.clocks),
         }
@@ -189,6 +204,7 @@ class Account:
         session = self.session(session_id)
         if session is None:
             self.sessions.append(SessionEntry(session_id, at, acks))
+            self.stamps.session_begun()
         else:
             session.acks = session.acks or acks
 

@@ -21,7 +21,7 @@ from edge.receiver.journal import Kind
 from edge.receiver.store import RecordingStore
 
 log = logging.getLogger("edge.receiver")
-_FIELDS = struct.Struct("<4xI8xH6xH")  # seq, samples, channels of a PCM1 header
+_FIELDS = struct.Struct("<4xIdH6xH")  # seq, stamp, samples, channels of a PCM1 header
 _TAIL_PACKETS = 256
 INTERRUPTED = "receiver ended"
 
@@ -135,7 +135,7 @@ def _sound_bytes(data: bytes, path: Path) -> int:
 
 def _place(record: journal.Record, record_start: int) -> _Placed:
     packet = journal.parse_packet(record.body)
-    _, frames, channels = _FIELDS.unpack(packet.header[: _FIELDS.size])
+    _, _, frames, channels = _FIELDS.unpack(packet.header[: _FIELDS.size])
     frame_bytes = channels * 2
     return _Placed(
         record_start, wav.HEADER_BYTES + packet.position * frame_bytes, frames * frame_bytes, packet.payload_crc
@@ -150,8 +150,8 @@ def _replay(data: bytes, recording: str) -> Account:
             account.apply(kind, json.loads(record.body))
             continue
         packet = journal.parse_packet(record.body)
-        seq, frames, _ = _FIELDS.unpack(packet.header[: _FIELDS.size])
-        if account.packet(seq, frames) != packet.position:
+        seq, stamped_ms, frames, _ = _FIELDS.unpack(packet.header[: _FIELDS.size])
+        if account.packet(seq, frames, stamped_ms) != packet.position:
             raise ValueError(f"packet {seq} stands at {packet.position}, which the records before it contradict")
     return account
 

@@ -116,7 +116,7 @@ class RecordingStore:
         if self._duplicates is not None:
             self._tell_duplicates()
         payload = memoryview(wire)[HEADER_BYTES:]
-        position = self.account.packet(header.seq, header.frames)
+        position = self.account.packet(header.seq, header.frames, header.captured_unix_ms)
         self._add(journal.packet(position, wire[:HEADER_BYTES], crc32(payload)))
         gathering = self._gathering
         offset = position * header.channels * 2

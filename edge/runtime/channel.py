@@ -31,6 +31,7 @@ class Channel:
         self._report = report
         self._fail = fail
         self._items: deque[Item] = deque()
+        self._ahead: deque[Item] = deque()
         self._has_items = asyncio.Event()
         self._socket: Socket | None = None
         self._is_left = False
@@ -43,9 +44,9 @@ class Channel:
         self._after = after
         self._task = asyncio.create_task(self._run(dial, session_id), name="socket")
 
-    def send(self, item: Item) -> None:
-        """Queue a JSON text, or the packets (first, last)."""
-        self._items.append(item)
+    def send(self, item: Item, *, ahead: bool = False) -> None:
+        """Queue a JSON text, or the packets (first, last). `ahead`: before the next packet becomes bytes."""
+        (self._ahead if ahead else self._items).append(item)
         self._has_items.set()
 
     def leave(self, *, abort: bool) -> asyncio.Task[None]:
@@ -96,15 +97,17 @@ class Channel:
             while True:
                 await self._has_items.wait()
                 self._has_items.clear()
-                while self._items:
-                    item = self._items.popleft()
+                while self._ahead or self._items:
+                    item = (self._ahead or self._items).popleft()
                     if isinstance(item, str):
                         await socket.send(item)
-                    else:
-                        for seq in range(item[0], item[1] + 1):
-                            packet = self._wire(seq)
-                            if packet:
-                                await socket.send(packet)
+                        continue
+                    first, last = item
+                    packet = self._wire(first)
+                    if first < last:
+                        self._items.appendleft((first + 1, last))
+                    if packet:
+                        await socket.send(packet)
         except EdgeError as error:
             if not self._is_left:
                 self._fail(error)

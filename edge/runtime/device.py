@@ -12,6 +12,7 @@ from edge.core.policy import Policy
 from edge.core.ring import Ring
 from edge.core.session import State
 from edge.errors import EdgeError, InternalError, UnreadableError
+from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.ports import JsonObject, Panel, Source, SourceInfo
 from edge.runtime.recorder import SILENCE_DBFS, Recorder
 from edge.runtime.recording import Recording
@@ -38,6 +39,7 @@ class Status:
     undelivered: float
     lost: float
     waiting_recordings: int
+    drift_ppm: float | None = None
 
 
 class Device:
@@ -53,10 +55,14 @@ class Device:
         uplink: Uplink,
         tell: Callable[[Happening], None],
         panel: Panel | None = None,
+        *,
+        clock: ClockWatch,
     ) -> None:
         self.audio = audio
         self.ring = Ring(int(ring_seconds * audio.rate_hz), audio.frame_bytes)
         self.uplink = uplink
+        self.clock = clock
+        clock.on_change = uplink.clock_changed
         self._open_source = open_source
         self._policy = policy
         self._settings = settings
@@ -100,6 +106,7 @@ class Device:
             self._ended,
             lambda kind, text: self._tell(Happening(kind, text)),
             limit_frames,
+            clock=self.clock,
         )
         try:
             info = await recorder.start()
@@ -173,11 +180,19 @@ class Device:
         return (*current, *self._owed, *self._stored, *self._set_aside)
 
     async def run(self, on_delivered: Callable[[Recording], None] = lambda recording: None) -> None:
-        """Deliver until cancelled: what is in the ring, oldest first; then what is stored.
+        """Watch the clock, and deliver until cancelled: what is in the ring, oldest first; then what is stored.
 
         A bug ends one way to deliver, not the delivery: `bug` remembers it, and a new session goes on from what is
         delivered for certain.
         """
+        watching = asyncio.create_task(self.clock.run(), name="clock")
+        try:
+            await self._deliver(on_delivered)
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+
+    async def _deliver(self, on_delivered: Callable[[Recording], None]) -> None:
         while True:
             if not (self._owed or self._stored):
                 self._is_idle.set()
@@ -284,6 +299,7 @@ class Device:
             seconds(undelivered),
             seconds(sum(current.ledger.lost.values())) if current else 0.0,
             len(recordings),
+            recorder.drift_ppm() if recorder else None,
         )
 
     async def show(self) -> None:

@@ -10,6 +10,7 @@ from edge.core.journal import Entry
 from edge.core.manifest import Manifest
 from edge.core.packet import AudioFormat
 from edge.core.segment import CardPacket
+from edge.core.timebase import Anchor
 
 JsonObject = dict[str, Any]
 
@@ -59,6 +60,16 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let it go; may be called twice, and without `open`."""
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """The wall clock against the boot clock."""
+
+    def read(self) -> Anchor:
+        """How they stand now. Never raises."""
 
 
 # --- server ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import array
 import asyncio
 import math
 import sys
-import time
 import uuid
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from edge.core.ring import Ring
 from edge.core.timebase import Timebase
 from edge.errors import EdgeError
 from edge.runtime.capture import Capture
+from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.ports import JsonObject, Source, SourceInfo
 from edge.runtime.recording import Recording, packets_in_ring
 
@@ -44,9 +44,13 @@ class Recorder:
         on_end: Callable[[], None],
         tell: Callable[[str, str], None],
         limit_frames: int | None = None,
+        *,
+        clock: ClockWatch,
     ) -> None:
         ledger = Ledger(packet_frames, ring.head)
-        self._timebase = Timebase(audio.rate_hz)
+        self._timebase = timebase = Timebase(audio.rate_hz)
+        self._clock = clock
+        clock.follow(timebase)
         recording_id = str(uuid.uuid4())
         self.recording = Recording(
             recording_id,
@@ -55,6 +59,7 @@ class Recorder:
             {**settings, "recording": recording_id},
             packets_in_ring(ring, ledger, self._timebase, audio),
             self._release,
+            anchor=lambda: timebase.current,
         )
         self._ring = ring
         self._on_supply = on_supply
@@ -66,8 +71,7 @@ class Recorder:
 
     async def start(self) -> SourceInfo:
         """Open the source and begin. Raises MicrophoneError; then nothing was recorded."""
-        utc_minus_boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        self._timebase.set_utc(utc_minus_boot, trusted=False)
+        self._clock.look()
         self._capture.start()
         return await self._capture.opened
 
@@ -98,6 +102,10 @@ class Recorder:
             count += len(samples)
         return max(SILENCE_DBFS, 10 * math.log10(total / count / _FULL_SCALE**2)) if total else SILENCE_DBFS
 
+    def drift_ppm(self) -> float | None:
+        """See `Timebase.drift_ppm`."""
+        return self._timebase.drift_ppm()
+
     def _release(self, offset: int) -> None:
         self._ring.release(offset)
         self._capture.has_space()
@@ -112,7 +120,7 @@ class Recorder:
                 seconds = self.recording.audio.seconds(finding.lost)
                 self._tell("gap", f"{seconds:.3f} s of audio were lost ({finding.cause})")
             if finding.stored:
-                self._timebase.anchor(ledger.expected, finding.boot_s)
+                self._timebase.anchor(ledger.expected, finding.boot_s, restarted=bool(finding.lost))
                 ledger.capture(finding.stored)
             if finding.refused:
                 ledger.gap(finding.refused, OVERFLOW)

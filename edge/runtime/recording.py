@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from edge.core.ledger import Ledger
 from edge.core.packet import AudioFormat, encode_header
 from edge.core.ring import Ring
-from edge.core.timebase import Timebase
+from edge.core.timebase import Anchor, Timebase
 from edge.runtime.ports import JsonObject
 
 
 @dataclass(slots=True)
 class Recording:
     """`wire(seq)` gives a packet's bytes, `release(offset)` takes back what is delivered; `settings` go into POST
-    start."""
+    start; `anchor()` is the one by which `wire` stamps (None: stamps were made before, by a clock unknown)."""
 
     recording_id: str
     audio: AudioFormat
@@ -25,6 +25,7 @@ class Recording:
     release: Callable[[int], None]
     session_ids: list[str] = field(default_factory=list)
     reconnects: int = 0
+    anchor: Callable[[], Anchor | None] = lambda: None
 
     @property
     def is_whole(self) -> bool:

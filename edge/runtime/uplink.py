@@ -104,6 +104,13 @@ class Uplink:
         if recording is self._recording:
             self._feed(events.Supplied())
 
+    def clock_changed(self) -> None:
+        """The recording under delivery may be stamped by another anchor from here on. To be told at once: the packets
+        that follow already are."""
+        anchor = self._recording.anchor() if self._recording is not None else None
+        if anchor is not None:
+            self._feed(events.ClockChanged(anchor))
+
     def retry_now(self, reason: str) -> None:
         """Try at once instead of waiting; attempts count from 1 again. During an attempt: as soon as that fails."""
         self._wake.now(reason)
@@ -120,7 +127,7 @@ class Uplink:
         loop = asyncio.get_running_loop()
         self._recording = recording
         policy = replace(self._policy, audio=recording.audio, packet_frames=recording.ledger.packet_frames)
-        self._session = session = Session(recording.ledger, policy)
+        self._session = session = Session(recording.ledger, policy, recording.anchor())
         self._broken = loop.create_future()
         trying = asyncio.create_task(self._keep_trying(session), name="attempts")
         try:
@@ -257,8 +264,8 @@ class Uplink:
         match effect:
             case events.SendPackets(first, last):
                 self._current_channel.send((first, last))
-            case events.SendText(message):
-                self._current_channel.send(json.dumps(message))
+            case events.SendText(message, ahead):
+                self._current_channel.send(json.dumps(message), ahead=ahead)
             case events.Release(offset):
                 self._current_recording.release(offset)
             case events.PollStatus(session_id, poll):

@@ -12,6 +12,7 @@ from edge.core.ledger import Ledger
 from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
 from edge.core.session import Session
+from edge.core.timebase import Anchor
 
 FRAMES = 1600  # 100 ms: the first cut behind packet 150, later ones every 145; 20 packets may be unconfirmed
 E = TypeVar("E", bound=Effect)
@@ -27,9 +28,10 @@ class Driver:
     """`feed`, `wait` and their kin return the effects of that step; answers to barriers and polls can be automatic."""
 
     def __init__(self, **changes: Any) -> None:
+        clock: Anchor | None = changes.pop("clock", None)
         self.policy = policy(**changes)
         self.ledger = Ledger(self.policy.packet_frames)
-        self.session = Session(self.ledger, self.policy)
+        self.session = Session(self.ledger, self.policy, clock)
         self.now = 1000.0
         self.pongs = False  # answer every JSON ping at once
         self.status: dict[str, Any] | None = None  # answer every poll at once with this; None: not at all

@@ -12,6 +12,7 @@ from edge.core import messages
 from edge.core.events import Ack, Backpressure, Event, Hello, Pinged, Pong, Unknown
 from edge.core.ledger import Gap
 from edge.core.packet import MAX_SEQ, AudioFormat
+from edge.core.timebase import Anchor
 
 
 def test_init_is_the_documented_message() -> None:
@@ -32,6 +33,15 @@ def test_init_is_the_documented_message() -> None:
 
 def test_a_gap_is_the_documented_message() -> None:
     assert messages.gap(Gap(4, 160, "xrun")) == {"type": "gap", "before_seq": 4, "frames": 160, "cause": "xrun"}
+
+
+def test_a_clock_is_the_documented_message() -> None:
+    wrong, right = Anchor("b", 3600.0, trusted=False), Anchor("b", 1e9, trusted=True)
+    told = {"type": "clock", "boot_id": "b", "boot_s": 12.5, "utc_s": 3612.5, "trusted": False}
+    assert messages.clock(wrong, 12.5, None) == told
+    assert messages.clock(wrong, 12.5, wrong) == told
+    told = {"type": "clock", "boot_id": "b", "boot_s": 20.0, "utc_s": 1e9 + 20.0, "trusted": True}
+    assert messages.clock(right, 20.0, wrong) == {**told, "was_utc_minus_boot_s": 3600.0}
 
 
 def test_what_we_say_to_an_aia_server_is_the_documented_text() -> None:

@@ -12,6 +12,7 @@ from edge.core.events import (
     Ack,
     Attempted,
     Backpressure,
+    ClockChanged,
     CloseSocket,
     Event,
     Failed,
@@ -35,6 +36,7 @@ from edge.core.events import (
 )
 from edge.core.packet import AudioFormat
 from edge.core.session import TIMERS, TRANSITIONS, Session, State
+from edge.core.timebase import Anchor
 from edge.errors import InternalError, ServerRefused, Unreachable
 from tests.core.driver import FINALIZED, Driver, of, over, policy, texts
 
@@ -42,6 +44,7 @@ EXAMPLES: tuple[Event, ...] = (
     Attempted(),
     GaveUp("10 attempts"),
     Supplied(),
+    ClockChanged(Anchor("b", 1.0, trusted=True)),
     Started(0, "s1"),
     Stopped(0),
     Failed(0, Unreachable("no")),
@@ -291,6 +294,7 @@ def test_every_phase_knows_what_it_does_with_new_audio() -> None:
     assert set(TRANSITIONS) == set(Phase)
     for phase, rows in TRANSITIONS.items():
         assert Supplied in rows, phase
+        assert ClockChanged in rows, phase
 
 
 def test_while_a_socket_is_open_the_server_may_say_anything() -> None:

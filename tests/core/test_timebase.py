@@ -6,7 +6,9 @@ import random
 
 import pytest
 
-from edge.core.timebase import Timebase
+from edge.core.timebase import Anchor, Timebase
+
+WRONG, RIGHT = Anchor("b", 3600.0, trusted=False), Anchor("b", 1_700_000_000.0, trusted=True)
 
 
 def test_before_the_first_anchor_a_recording_begins_with_the_boot() -> None:
@@ -25,9 +27,60 @@ def test_the_first_anchor_is_taken_whole() -> None:
 def test_utc_is_added_in_milliseconds() -> None:
     base = Timebase(100)
     base.anchor(0, 10.0)
-    base.set_utc(1_700_000_000.0, trusted=True)
+    assert base.unix_ms(50) == 10_500.0  # without an anchor the clock begins with the boot
+    assert base.current is None
+    base.set_anchor(RIGHT)
     assert base.unix_ms(50) == 1_700_000_010_500.0
     assert base.trusted is True
+    assert base.current is RIGHT
+
+
+def test_a_clock_that_becomes_trusted_moves_all_stamps_and_no_position() -> None:
+    base = Timebase(100)
+    base.anchor(0, 10.0)
+    base.set_anchor(WRONG)
+    assert base.unix_ms(0) == 3_610_000.0
+    assert base.trusted is False
+    base.set_anchor(RIGHT)
+    assert base.unix_ms(0) == 1_700_000_010_000.0
+    assert base.boot_s(0) == 10.0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [
+        (RIGHT, WRONG, RIGHT),
+        (WRONG, RIGHT, RIGHT),
+        (WRONG, Anchor("b", 1.0, trusted=False), Anchor("b", 1.0, trusted=False)),
+        (RIGHT, Anchor("b", 1.0, trusted=True), Anchor("b", 1.0, trusted=True)),
+        (RIGHT, Anchor("another boot", 1.0, trusted=False), Anchor("another boot", 1.0, trusted=False)),
+    ],
+)
+def test_a_trusted_anchor_never_gives_way_to_an_untrusted_one_of_its_boot(
+    old: Anchor, new: Anchor, kept: Anchor
+) -> None:
+    base = Timebase(100)
+    base.set_anchor(old)
+    base.set_anchor(new)
+    assert base.current == old.or_later(new) == kept
+
+
+def test_what_a_boot_captured_is_stamped_by_anchors_of_that_boot_only() -> None:
+    assert WRONG.or_better(RIGHT) == RIGHT
+    assert RIGHT.or_better(WRONG) == RIGHT
+    assert WRONG.or_better(Anchor("another boot", 9.0, trusted=True)) == WRONG
+    assert RIGHT.unix_ms(2.5) == 1_700_000_002_500.0
+
+
+def test_drift_is_told_of_what_was_anchored() -> None:
+    base = Timebase(1000)
+    assert base.drift_ppm() is None
+    for second in range(700):
+        base.anchor(second * 1000, 5.0 + second * (1 - 50e-6))
+    assert base.drift_ppm() == pytest.approx(50.0, abs=0.1)
+    for second in range(100):
+        base.anchor((800 + second) * 1000, 820.0 + second, restarted=second == 0)
+    assert base.drift_ppm() == pytest.approx(50.0, abs=0.1)  # a restart hides nothing of what was measured
 
 
 def test_a_step_is_followed_slowly() -> None:

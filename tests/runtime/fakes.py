@@ -18,8 +18,9 @@ from edge.core.ledger import Ledger
 from edge.core.packet import HEADER_BYTES, AudioFormat, decode_header
 from edge.core.policy import Policy
 from edge.core.ring import Ring
-from edge.core.timebase import Timebase
+from edge.core.timebase import Anchor, Timebase
 from edge.errors import EdgeError, ServerRefused, Unreachable
+from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.ports import Block, Closed, JsonObject, SessionStatus, Socket, SourceInfo
 from edge.runtime.recording import Recording, packets_in_ring
 from edge.runtime.uplink import Happening, RetryPolicy, Uplink
@@ -76,6 +77,27 @@ def simulate(main: Coroutine[Any, Any, _T]) -> _T:
 def now() -> float:
     """Simulated seconds."""
     return asyncio.get_running_loop().time()
+
+
+class FakeClock:
+    """The wall clock against the boot clock, set by a test. 2023, and trusted, until it is."""
+
+    def __init__(self, utc_minus_boot_s: float = 1.7e9, *, trusted: bool = True) -> None:
+        self.anchor = Anchor("boot", utc_minus_boot_s, trusted)
+        self.reads = 0
+
+    def read(self) -> Anchor:
+        self.reads += 1
+        return self.anchor
+
+    def set(self, utc_minus_boot_s: float, *, trusted: bool) -> Anchor:
+        self.anchor = Anchor(self.anchor.boot_id, utc_minus_boot_s, trusted)
+        return self.anchor
+
+
+def watch() -> ClockWatch:
+    """Of a clock that is right and stays so."""
+    return ClockWatch(FakeClock(), lambda happening: None)
 
 
 # --- a server with acknowledgements ----------------------------------------------------------------------------------

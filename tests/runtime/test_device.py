@@ -12,10 +12,11 @@ import pytest
 from edge.core.policy import Policy
 from edge.errors import ConfigError, InternalError, MicrophoneError, UnreadableError
 from edge.runtime import capture, device
+from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
 from edge.runtime.recording import Recording
 from edge.runtime.uplink import PROBE_S, Happening, RetryPolicy, Uplink
-from tests.runtime.fakes import MONO, PACKET, FakeServer, FakeSocket, FedSource, Feed, joined, now, simulate
+from tests.runtime.fakes import MONO, PACKET, FakeClock, FakeServer, FakeSocket, FedSource, Feed, joined, now, simulate
 
 BOUND_S = 10.0
 
@@ -32,7 +33,10 @@ class Rig:
         policy = Policy(MONO, PACKET)
         uplink = Uplink(self.server, self.server, policy, RetryPolicy(10, 0.01, 0.05), self.told.append, now)
         settings = {"agent": "a", "event": "e"}
-        self.device = Device(self._open, MONO, policy, ring_seconds, settings, uplink, self.told.append, panel)
+        self.clock = FakeClock()
+        tell = self.told.append
+        clock = ClockWatch(self.clock, tell)
+        self.device = Device(self._open, MONO, policy, ring_seconds, settings, uplink, tell, panel, clock=clock)
         self.running: asyncio.Task[None] | None = None
 
     def _open(self) -> FedSource:

@@ -13,7 +13,7 @@ from edge.core.policy import Policy
 from edge.runtime.device import Device
 from edge.runtime.ports import Block, JsonObject, SourceInfo
 from edge.runtime.uplink import RetryPolicy, Uplink, boot_clock
-from tests.runtime.fakes import MONO, PACKET, FakeServer, FakeSocket, joined
+from tests.runtime.fakes import MONO, PACKET, FakeServer, FakeSocket, joined, watch
 
 LEG_FRAMES = 1_000_000
 WARM_LEGS, LEGS = 2, 2
@@ -84,7 +84,7 @@ async def test_memory_stays_flat_over_millions_of_frames() -> None:
     assert LEG_FRAMES % PACKET == 0
     policy = Policy(MONO, PACKET)
     uplink = Uplink(server, server, policy, RetryPolicy(), lambda happening: None)
-    device = Device(lambda: source, MONO, policy, 20.0, {}, uplink, lambda happening: None)
+    device = Device(lambda: source, MONO, policy, 20.0, {}, uplink, lambda happening: None, clock=watch())
     running = asyncio.create_task(device.run())
     sizes: list[tuple[int, int]] = []
     try:

@@ -14,7 +14,7 @@ from edge.core.ring import Ring
 from edge.errors import MicrophoneError
 from edge.runtime.ports import Block
 from edge.runtime.recorder import SILENCE_DBFS, Recorder
-from tests.runtime.fakes import MONO, PACKET, FedSource, pattern
+from tests.runtime.fakes import MONO, PACKET, FedSource, pattern, watch
 
 BOUND_S = 10.0
 
@@ -30,7 +30,16 @@ class Rig:
         self.ends = 0
         settings = {"agent": "a", "event": "e"}
         self.recorder = Recorder(
-            source, self.ring, source.audio, PACKET, settings, self.has_supply.set, self._end, self._tell, limit
+            source,
+            self.ring,
+            source.audio,
+            PACKET,
+            settings,
+            self.has_supply.set,
+            self._end,
+            self._tell,
+            limit,
+            clock=watch(),
         )
         self.ledger = self.recorder.recording.ledger
 

@@ -1,0 +1,73 @@
+"""Watches the wall clock for trust gained and for steps, and lets all who stamp by it know."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from weakref import WeakSet
+
+from edge.core.timebase import Anchor, Timebase
+from edge.runtime.ports import Clock
+from edge.runtime.uplink import Happening
+
+INTERVAL_S = 2.0
+STEP_S = 0.5  # a change that people are told of
+_NOISE_S = 0.005  # between two readings of the same clock
+
+
+def _nobody() -> None:
+    """Nobody wants to know."""
+
+
+class ClockWatch:
+    """`anchor` is the one to stamp by now. Once it changes, first every timebase that `follow`s has the new one, then
+    `on_change` is called, in one go: nothing is stamped by it before.
+
+    Only stamps hang on it: durations, deadlines and backoff go by the boot clock.
+    """
+
+    def __init__(self, clock: Clock, tell: Callable[[Happening], None], interval_s: float = INTERVAL_S) -> None:
+        self._clock = clock
+        self._tell = tell
+        self._interval_s = interval_s
+        self._timebases: WeakSet[Timebase] = WeakSet()
+        self.anchor: Anchor = clock.read()
+        self.on_change: Callable[[], None] = _nobody
+
+    def follow(self, timebase: Timebase) -> None:
+        """Let `timebase` have the anchor, now and whenever it changes, for as long as it lives."""
+        timebase.set_anchor(self.anchor)
+        self._timebases.add(timebase)
+
+    def look(self) -> None:
+        """Read the clock now."""
+        old = self.anchor
+        new = old.or_later(self._clock.read())
+        stepped_s = new.utc_minus_boot_s - old.utc_minus_boot_s
+        is_gained = new.trusted and not old.trusted
+        if not is_gained and abs(stepped_s) <= _NOISE_S:
+            return
+        self.anchor = new
+        for timebase in self._timebases:
+            timebase.set_anchor(new)
+        self.on_change()
+        if is_gained:
+            text = "the clock is synchronised now: what is not sent yet gets the right time"
+            self._tell(Happening("clock", f"{text}; it was {_off(stepped_s)}"))
+        elif abs(stepped_s) > STEP_S:
+            trust = "" if new.trusted else ", and is not synchronised yet"
+            self._tell(Happening("clock", f"the clock was set: it was {_off(stepped_s)}{trust}; no audio is lost"))
+
+    async def run(self) -> None:
+        """Look every `interval_s` seconds until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)  # a rhythm, not a wait for anything
+            self.look()
+
+
+def _off(stepped_s: float) -> str:
+    if abs(stepped_s) <= STEP_S:
+        return "right"
+    side = "behind" if stepped_s > 0 else "ahead"
+    seconds = abs(stepped_s)
+    return f"{seconds:.1f} s {side}" if seconds < 86400 else f"{seconds / 86400:.1f} days {side}"
