@@ -351,6 +351,34 @@ def test_what_became_whole_in_the_last_moment_is_not_kept_after_all(tmp_path: Pa
     assert keep(2) == []
 
 
+def test_what_is_kept_comes_back_with_all_that_its_account_says(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    feed = Feed("6f5902ac-2370-4f1c-b3a2-0123456789ab")
+    feed.talk(4 * PACKET)
+    for seq in (1, 2, 1, 2):
+        feed.ledger.sending(feed.ledger.packet(seq))
+    feed.recording.sent = 2
+
+    def keep(recording: Recording) -> Recording:
+        class Held:
+            undelivered = (recording,)
+
+        built = app.App(Held(), None, state, lambda happening: None, 1.0)  # type: ignore[arg-type]
+        assert built.keep_rest() == {}
+        [found] = app._kept_recordings(state, lambda happening: None)
+        return found
+
+    for number in (1, 2):  # as it is written first, and as it is written again
+        feed.recording.session_ids.append(f"session-{number}")
+        feed.recording.reconnects = number
+        feed.recording.settings["agent"] = f"agent {number}"
+        feed.ledger.deliver(number)
+        found = keep(feed.recording)
+        assert found.account() == feed.recording.account()
+        assert found.account()["resent"] == 2 * PACKET
+        assert (found.settings, found.sent) == (feed.recording.settings, 2)
+
+
 def test_a_disk_that_takes_nothing_is_a_loss_that_is_counted(rig: Rig, nobody: str) -> None:
     rig.state.mkdir()
     (rig.state / "pending").write_text("in the way")
