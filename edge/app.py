@@ -60,13 +60,12 @@ class App:
         if recording.is_whole and not ledger.gaps_before(ledger.last + 1):
             self.forget(recording)
             return
+        course = pending.Course(recording.settings, tuple(recording.session_ids), recording.reconnects, recording.sent)
         folder = self._folder(recording)
         if folder.exists():
-            pending.advance(folder, ledger.delivered)
+            pending.advance(folder, ledger, course)
             return
-        pending.keep(
-            self.state.pending, recording.recording_id, recording.audio, ledger, recording.settings, recording.wire
-        )
+        pending.keep(self.state.pending, recording.recording_id, recording.audio, ledger, course, recording.wire)
         seconds = recording.audio.seconds(ledger.ram_frames)
         self.tell(Happening("kept", f"{seconds:.1f} s are kept in {folder}; the next edge record delivers them"))
 
@@ -183,4 +182,15 @@ def _kept_recordings(state: StateDirectory, tell: Callable[[Happening], None]) -
         if isinstance(found, EdgeError):
             tell(Happening("warning", str(found)))
             continue
-        yield Recording(found.recording_id, found.audio, found.ledger, found.settings, found.wire, lambda offset: None)
+        course = found.course
+        yield Recording(
+            found.recording_id,
+            found.audio,
+            found.ledger,
+            course.settings,
+            found.wire,
+            lambda offset: None,
+            list(course.session_ids),
+            course.reconnects,
+            course.sent,
+        )

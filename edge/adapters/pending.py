@@ -1,6 +1,6 @@
 """Packets that could not be delivered before the process had to end: STATE/pending/RECORDING/.
 
-    recording.json   what is needed to go on: format, settings, gaps, cursors
+    recording.json   what is needed to go on: format, gaps, cursors, and the course of the delivery so far
     packets.pcm1     the wire packets from `first_seq` on, one behind the other
 
 A folder appears by a rename once all in it is synced, and goes by a rename before it is emptied: there is no half of
@@ -29,13 +29,24 @@ _NEW, _GONE = ".new", ".gone"
 
 
 @dataclass(frozen=True, slots=True)
+class Course:
+    """What the delivery has been so far: `settings` for the server, `session_ids` that it gave, `sent`, the last packet
+    that ever went out (with the ledger's resent frames it makes a later account go on where this one ends)."""
+
+    settings: dict[str, Any]
+    session_ids: tuple[str, ...] = ()
+    reconnects: int = 0
+    sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Kept:
     """One kept recording: as the uplink needs it, and the way to let it go."""
 
     recording_id: str
     audio: AudioFormat
     ledger: Ledger
-    settings: dict[str, Any]
+    course: Course
     wire: Callable[[int], bytes]
     folder: Path
 
@@ -45,7 +56,7 @@ def keep(
     recording_id: str,
     audio: AudioFormat,
     ledger: Ledger,
-    settings: dict[str, Any],
+    course: Course,
     wire: Callable[[int], bytes],
 ) -> Path:
     """Write what `ledger` still owes, durably; returns the folder. Raises OSError: then nothing has appeared."""
@@ -64,12 +75,11 @@ def keep(
         "rate": audio.rate_hz,
         "channels": audio.channels,
         "packet_frames": ledger.packet_frames,
-        "settings": settings,
         "first_seq": first,
-        "delivered": ledger.delivered,
         "delivered_frames": ledger.delivered_frames,
         "lost": {cause: frames - owed.get(cause, 0) for cause, frames in ledger.lost.items()},
         "gaps": [[gap.before_seq, gap.frames, gap.cause] for gap in gaps],
+        **_progress(ledger, course),
     }
     try:
         _write(fresh / _PACKETS, (wire(seq) for seq in range(first, ledger.last + 1)))
@@ -84,13 +94,24 @@ def keep(
     return folder
 
 
-def advance(folder: Path, delivered: int) -> None:
-    """Remember that all up to packet `delivered` is delivered, so that it is not sent again."""
-    meta = json.loads((folder / _META).read_bytes())
-    meta["delivered"] = delivered
+def advance(folder: Path, ledger: Ledger, course: Course) -> None:
+    """Remember how far `ledger` has come, so that what is delivered is not sent again."""
+    meta = json.loads((folder / _META).read_bytes()) | _progress(ledger, course)
     _write(folder / f"{_META}.new", [json.dumps(meta, indent=1).encode()])
     (folder / f"{_META}.new").replace(folder / _META)
     _sync(folder)
+
+
+def _progress(ledger: Ledger, course: Course) -> dict[str, Any]:
+    """The part of the description that changes from run to run."""
+    return {
+        "settings": course.settings,
+        "delivered": ledger.delivered,
+        "sent": course.sent,
+        "resent": ledger.resent_frames,
+        "sessions": list(course.session_ids),
+        "reconnects": course.reconnects,
+    }
 
 
 def drop(folder: Path) -> None:
@@ -161,6 +182,10 @@ def _load(folder: Path) -> Kept:
         raise ValueError("packets and gaps do not fit together")
     if int(meta["delivered"]) >= first:
         ledger.deliver(int(meta["delivered"]))
+    course = _course(meta)
+    if course.sent > ledger.delivered:
+        ledger.sending(ledger.packet(course.sent))  # so that all up to there counts as resent from now on
+    ledger.resent_frames = _amount(meta, "resent")
 
     def wire(seq: int) -> bytes:
         packet = ledger.packet(seq)
@@ -176,7 +201,20 @@ def _load(folder: Path) -> Kept:
             raise _unreadable(folder, "it has become shorter")
         return data
 
-    return Kept(recording_id, audio, ledger, dict(meta["settings"]), wire, folder)
+    return Kept(recording_id, audio, ledger, course, wire, folder)
+
+
+def _course(meta: dict[str, Any]) -> Course:
+    session_ids = tuple(str(session_id) for session_id in meta.get("sessions", ()))
+    return Course(dict(meta["settings"]), session_ids, _amount(meta, "reconnects"), _amount(meta, "sent"))
+
+
+def _amount(meta: dict[str, Any], key: str) -> int:
+    """A number that earlier releases did not write."""
+    amount = int(meta.get(key, 0))
+    if amount < 0:
+        raise ValueError(f"{key} makes no sense")
+    return amount
 
 
 def _meta(folder: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Recording:
     release: Callable[[int], None]
     session_ids: list[str] = field(default_factory=list)
     reconnects: int = 0
+    sent: int = 0  # the last packet that ever went out: what goes out again is `resent`
     anchor: Callable[[], Anchor | None] = lambda: None
 
     @property

@@ -82,6 +82,7 @@ class Uplink:
         self._moved = asyncio.Event()
         self._moved_outside = asyncio.Event()
         self._broken: asyncio.Future[None] | None = None
+        self._earlier: tuple[tuple[str, ...], int] = (), 0  # what was there before this delivery of the recording
         self._state = State.DISCONNECTED
         self._base_attempt = 0
         self._is_woken = False
@@ -128,6 +129,7 @@ class Uplink:
         self._recording = recording
         policy = replace(self._policy, audio=recording.audio, packet_frames=recording.ledger.packet_frames)
         self._session = session = Session(recording.ledger, policy, recording.anchor())
+        self._earlier = tuple(recording.session_ids), recording.reconnects
         self._broken = loop.create_future()
         trying = asyncio.create_task(self._keep_trying(session), name="attempts")
         try:
@@ -230,8 +232,9 @@ class Uplink:
         for effect in session.tick(now) if event is None else session.handle(event, now):
             self._perform(effect, session)
         if self._recording is not None:
-            self._recording.session_ids[:] = session.session_ids
-            self._recording.reconnects = session.reconnects
+            session_ids, reconnects = self._earlier
+            self._recording.session_ids[:] = *session_ids, *session.session_ids
+            self._recording.reconnects = reconnects + session.reconnects
         self._rearm(session)
         self._moved.set()
         self._moved_outside.set()
@@ -263,6 +266,7 @@ class Uplink:
         number = session.attempt
         match effect:
             case events.SendPackets(first, last):
+                self._current_recording.sent = max(self._current_recording.sent, last)
                 self._current_channel.send((first, last))
             case events.SendText(message, ahead):
                 self._current_channel.send(json.dumps(message), ahead=ahead)

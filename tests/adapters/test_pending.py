@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from edge.adapters import pending
-from edge.adapters.pending import Kept
+from edge.adapters.pending import Course, Kept
 from edge.core.ledger import Ledger
 from edge.core.packet import HEADER_BYTES, AudioFormat, decode_header, encode_header
 from edge.errors import UnreadableError
@@ -25,6 +25,7 @@ PACKET = 480
 RECORDING = "6f5902ac-2370-4f1c-b3a2-0123456789ab"
 OTHER = "7f5902ac-2370-4f1c-b3a2-0123456789ab"
 SETTINGS = {"agent": "a", "event": "ümläut", "recording": RECORDING}
+COURSE = Course(SETTINGS, ("s1", "sé2"), 3)
 
 
 class Model:
@@ -47,7 +48,7 @@ class Model:
         return encode_header(seq, 1e12 + packet.position / 48.0, packet.frames, self.audio) + payload
 
     def keep(self, folder: Path, recording_id: str = RECORDING) -> Path:
-        return pending.keep(folder, recording_id, self.audio, self.ledger, SETTINGS, self.wire)
+        return pending.keep(folder, recording_id, self.audio, self.ledger, COURSE, self.wire)
 
 
 def example(delivered: int = 0) -> Model:
@@ -89,7 +90,7 @@ def test_what_is_kept_comes_back_as_it_was(delivered: int, tmp_path: Path) -> No
     folder = model.keep(tmp_path / "pending")
     found = only(tmp_path / "pending")
     assert found.folder == folder
-    assert (found.recording_id, found.audio, found.settings) == (RECORDING, STEREO, SETTINGS)
+    assert (found.recording_id, found.audio, found.course) == (RECORDING, STEREO, COURSE)
     assert account(found.ledger) == account(model.ledger)
     assert found.ledger.ended
     for seq in range(delivered + 1, model.ledger.last + 1):
@@ -114,13 +115,43 @@ def test_any_recording_comes_back_as_it_was_and_goes_on(seed: int, tmp_path: Pat
     folder = model.keep(tmp_path)
     assert account(only(tmp_path).ledger) == account(model.ledger)
     model.ledger.deliver(chance.randint(model.ledger.delivered, model.ledger.last))
-    pending.advance(folder, model.ledger.delivered)
+    pending.advance(folder, model.ledger, COURSE)
     found = only(tmp_path)
     assert account(found.ledger) == account(model.ledger)
     for seq in range(found.ledger.delivered + 1, found.ledger.last + 1):
         assert found.wire(seq) == model.wire(seq)
     pending.drop(folder)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_later_run_counts_on_what_was_sent_again(tmp_path: Path) -> None:
+    model = example(1)
+    for seq in (1, 2, 3, 2, 3):
+        model.ledger.sending(model.ledger.packet(seq))
+    resent = model.ledger.resent_frames
+    assert resent == 100 + PACKET
+    pending.keep(tmp_path, RECORDING, STEREO, model.ledger, Course(SETTINGS, sent=3), model.wire)
+    for _ in range(2):
+        found = only(tmp_path)
+        assert found.ledger.resent_frames == resent
+        for seq in range(2, found.course.sent + 1):
+            found.ledger.sending(found.ledger.packet(seq))
+            resent += found.ledger.packet(seq).frames
+        found.ledger.sending(found.ledger.packet(found.course.sent + 1))  # for the first time
+        assert found.ledger.resent_frames == resent
+        pending.advance(found.folder, found.ledger, Course(SETTINGS, sent=found.course.sent + 1))
+
+
+def test_a_folder_of_the_release_before_can_be_read(tmp_path: Path) -> None:
+    """It said nothing of sessions and of what was sent."""
+    folder = example(1).keep(tmp_path)
+    meta = json.loads((folder / "recording.json").read_bytes())
+    for key in ("sent", "resent", "sessions", "reconnects"):
+        del meta[key]
+    (folder / "recording.json").write_text(json.dumps(meta))
+    found = only(tmp_path)
+    assert found.course == Course(SETTINGS)
+    assert found.ledger.resent_frames == 0
 
 
 def test_the_packets_on_disk_are_those_of_the_wire(tmp_path: Path) -> None:
@@ -143,7 +174,7 @@ def test_oldest_first_whatever_happened_to_the_folders_later(tmp_path: Path) -> 
     for age, name in enumerate(names):
         folder = example().keep(tmp_path, name)
         os.utime(folder / "packets.pcm1", (1e9 + age, 1e9 + age))
-    pending.advance(tmp_path / names[0], 2)
+    pending.advance(tmp_path / names[0], example(2).ledger, COURSE)
     found = [kept.recording_id for kept in pending.kept(tmp_path) if isinstance(kept, Kept)]
     assert found == names
 
@@ -199,7 +230,7 @@ def test_a_folder_appears_by_a_rename_after_all_in_it_is_durable(
         f"sync {tmp_path.parent.name}",
     ]
     disk.steps.clear()
-    pending.advance(folder, 1)
+    pending.advance(folder, example(1).ledger, COURSE)
     assert disk.steps == ["sync recording.json.new", "recording.json.new -> recording.json", f"sync {RECORDING}"]
     disk.steps.clear()
     pending.drop(folder)
@@ -236,9 +267,9 @@ def test_cut_off_while_it_is_advanced_it_stands_at_one_of_the_two(
     with monkeypatch.context() as patch:
         Disk(patch, step)
         with pytest.raises(PowerCut):
-            pending.advance(folder, 3)
+            pending.advance(folder, example(3).ledger, COURSE)
     assert only(tmp_path).ledger.delivered in (1, 3)
-    pending.advance(folder, 4)
+    pending.advance(folder, example(4).ledger, COURSE)
     assert only(tmp_path).ledger.delivered == 4
 
 
@@ -324,6 +355,12 @@ def unreadable(folder: Path) -> UnreadableError:
         {"gaps": [[[], 5, "xrun"]]},
         {"gaps": None},
         {"settings": 7},
+        {"sent": 6},
+        {"sent": -1},
+        {"resent": -1},
+        {"resent": "x"},
+        {"sessions": 7},
+        {"reconnects": -1},
     ],
 )
 def test_a_description_that_makes_no_sense_is_left_alone(changes: dict[str, Any], tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def rig(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Rig]:
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
     """A command ends with its process; here the process goes on."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
@@ -351,6 +351,34 @@ def test_what_became_whole_in_the_last_moment_is_not_kept_after_all(tmp_path: Pa
     assert keep(2) == []
 
 
+def test_what_is_kept_comes_back_with_all_that_its_account_says(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    feed = Feed("6f5902ac-2370-4f1c-b3a2-0123456789ab")
+    feed.talk(4 * PACKET)
+    for seq in (1, 2, 1, 2):
+        feed.ledger.sending(feed.ledger.packet(seq))
+    feed.recording.sent = 2
+
+    def keep(recording: Recording) -> Recording:
+        class Held:
+            undelivered = (recording,)
+
+        built = app.App(Held(), None, state, lambda happening: None, 1.0)  # type: ignore[arg-type]
+        assert built.keep_rest() == {}
+        [found] = app._kept_recordings(state, lambda happening: None)
+        return found
+
+    for number in (1, 2):  # as it is written first, and as it is written again
+        feed.recording.session_ids.append(f"session-{number}")
+        feed.recording.reconnects = number
+        feed.recording.settings["agent"] = f"agent {number}"
+        feed.ledger.deliver(number)
+        found = keep(feed.recording)
+        assert found.account() == feed.recording.account()
+        assert found.account()["resent"] == 2 * PACKET
+        assert (found.settings, found.sent) == (feed.recording.settings, 2)
+
+
 def test_a_disk_that_takes_nothing_is_a_loss_that_is_counted(rig: Rig, nobody: str) -> None:
     rig.state.mkdir()
     (rig.state / "pending").write_text("in the way")
@@ -418,9 +446,33 @@ def test_refused_is_5_at_once_kept_and_delivered_when_it_is_put_right(
     assert rig.received(done.account["recording"]) == samples
 
 
+def test_a_mistyped_agent_is_corrected_by_the_next_run(rig: Rig, nobody: str) -> None:
+    source, typed_samples = noise(rig.folder, "typed", 2)
+    typed = rig.record("--source", source, "--agent", "egde", "--event", "talk")
+    assert typed.code == 5
+    again = rig.record("--source", "tone:440", "--seconds", "1", "--agent", "egde")
+    assert again.code == 5
+    source, other_samples = noise(rig.folder, "other", 1)  # not refused: it keeps its own agent
+    other = rig.record("--source", source, "--agent", "other", "--drain-timeout", "0.2", url=nobody)
+    assert other.code == 3
+    done = rig.record("--source", "tone:440", "--seconds", "1", "--agent", "edge", "--event", "talk")
+    assert done.code == 0
+    assert rig.kept == set()
+    assert rig.received(typed.account["recording"]) == typed_samples
+    assert rig.received(other.account["recording"]) == other_samples
+    said = [line for line in done.stderr.splitlines() if "as configured now" in line]
+    assert len(said) == 2
+    assert typed.account["recording"] in said[0]
+    assert "agent 'egde', event 'talk'" in said[0]
+    assert "agent 'edge', event 'talk'" in said[0]
+
+
 def test_an_old_recording_that_is_refused_stops_nothing_that_comes_after(rig: Rig, nobody: str) -> None:
     old = rig.record("--source", "tone:440", "--seconds", "1", "--agent", "nobody")
     assert old.code == 5
+    # The server took the agent once: this is no typing error, and nobody else gets the audio.
+    description = rig.state / "pending" / old.account["recording"] / "recording.json"
+    description.write_text(json.dumps(json.loads(description.read_bytes()) | {"sessions": ["one"]}))
     source, later_samples = noise(rig.folder, "later", 1)
     later = rig.record("--source", source, "--drain-timeout", "0.2", url=nobody)
     assert later.code == 3

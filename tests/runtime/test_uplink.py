@@ -634,3 +634,28 @@ def test_the_sessions_settings_and_reconnects_are_known_to_the_recording() -> No
         assert line.server.settings == [{"agent": "a", "event": "e", "recording": "b6a9"}]
 
     simulate(main())
+
+
+def test_a_delivery_that_begins_anew_adds_to_what_was_there() -> None:
+    """It made way for another recording, or a bug ended it: the account still names each session."""
+
+    async def main() -> None:
+        line = Line()
+        feed = line.feed("b6a9")
+        feed.talk(3 * PACKET)
+        delivering = deliver(line, feed)
+        await asyncio.sleep(1)
+        line.server.sockets[0].end(1006, "reset")
+        await asyncio.sleep(3)
+        await joined([delivering])
+        assert feed.recording.sent == 3
+        delivering = deliver(line, feed)
+        await asyncio.sleep(1)
+        feed.talk(PACKET)
+        feed.end()
+        await whole(line, feed, delivering)
+        assert feed.recording.session_ids == ["session-1", "session-2"]
+        assert feed.recording.reconnects == 1
+        assert feed.recording.sent == 4
+
+    simulate(main())
