@@ -118,7 +118,10 @@ def test_the_account_is_the_same_when_the_journal_is_read_again(tmp_path: Path) 
     put(store, packet(2, 10))
     store.fact(Kind.BASE, {"next_seq": 9, "frames": 70})
     store.fact(Kind.CLOCK, {"utc_ms": 5})
+    wrong = {"boot_id": "b", "boot_s": 9.0, "utc_s": 9.0, "trusted": False}
+    store.fact(Kind.CLOCK, wrong)
     put(store, packet(9, 10))
+    store.fact(Kind.CLOCK, wrong | {"utc_s": 2e9, "trusted": True})
     store.fact(Kind.GAP, {"before_seq": 10, "frames": 3, "cause": "microphone"})
     store.fact(Kind.SESSION_ENDED, {"session_id": SESSION, "at": 3.0, "by": "stop"})
     commit(store)
@@ -126,6 +129,7 @@ def test_the_account_is_the_same_when_the_journal_is_read_again(tmp_path: Path) 
     before = store.account.to_json()
     assert [gap["position"] for gap in before["gaps"]] == [0, 29, 109]
     assert before["frames"] == 112
+    assert [stamp["captured_at"] is None for stamp in before["stamps"]] == [True, False]
     again = load(folder, RECORDING)
     assert again.account.to_json() == before
     again.close()
