@@ -11,6 +11,7 @@ import pytest
 
 from edge.core.packet import HEADER_BYTES, AudioFormat, decode_header
 from edge.core.ring import Ring
+from edge.core.timebase import Timebase
 from edge.errors import MicrophoneError
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.ports import Block
@@ -89,6 +90,24 @@ async def test_stamps_follow_the_clock_from_the_first_frame_to_the_last_that_is_
     assert rig.recorder.drift_ppm() is None
     source.finish()
     await rig.end()
+
+
+async def test_drift_is_not_measured_across_what_only_the_clock_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    anchored: list[tuple[int, bool]] = []
+
+    def anchor(self: Timebase, position: int, boot_s: float, *, restarted: bool = False) -> None:
+        anchored.append((position, restarted))
+
+    monkeypatch.setattr(Timebase, "anchor", anchor)
+    source = FedSource()
+    rig = Rig(source)
+    await rig.recorder.start()
+    source.give(PACKET)
+    source.give(PACKET, lost=500, cause="xrun")
+    source.give(PACKET)
+    source.finish()
+    await rig.end()
+    assert anchored == [(0, False), (PACKET + 500, True), (2 * PACKET + 500, False)]
 
 
 async def test_packets_carry_what_was_captured() -> None:
