@@ -42,13 +42,13 @@ def skip_packet() -> None:
 
     whole = Channel.send
 
-    def send(self: Channel, item: Item) -> None:
+    def send(self: Channel, item: Item, *, ahead: bool = False) -> None:
         if isinstance(item, tuple) and item[0] <= SKIPPED <= item[1]:
             for part in ((item[0], SKIPPED - 1), (SKIPPED + 1, item[1])):
                 if part[0] <= part[1]:
                     whole(self, part)
         else:
-            whole(self, item)
+            whole(self, item, ahead=ahead)
 
     Channel.send = send  # type: ignore[method-assign]
 

@@ -81,6 +81,10 @@ def test_drift_is_told_of_what_was_anchored() -> None:
     for second in range(100):
         base.anchor((800 + second) * 1000, 820.0 + second, restarted=second == 0)
     assert base.drift_ppm() == pytest.approx(50.0, abs=0.1)  # a restart hides nothing of what was measured
+    base.anchor(1_000_000, 2000.0, restarted=True)
+    for second in range(1, 700):
+        base.anchor(1_000_000 + second * 1000, 2000.0 + second * (1 - 50e-6))
+    assert base.drift_ppm() == pytest.approx(50.0, abs=0.1)  # nor does what only the clock told bend it
 
 
 def test_a_step_is_followed_slowly() -> None:

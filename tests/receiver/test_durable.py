@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import wave
 from pathlib import Path
 from uuid import uuid4
@@ -387,6 +388,38 @@ class TestGaps:
             (kept,) = account(tmp_path, recording)["clock"]
             assert kept.pop("received_at") > 0
             assert kept == anchor
+
+    async def test_a_trusted_clock_puts_the_account_right_and_keeps_what_was_stamped(self, tmp_path: Path) -> None:
+        recording = str(uuid4())
+        wrong = {"type": "clock", "boot_id": "b", "boot_s": 9.0, "utc_s": 9.0, "trusted": False}
+        right = {"type": "clock", "boot_id": "b", "boot_s": 10.0, "utc_s": 1.7e9, "trusted": True}
+        async with serving(tmp_path) as (_, client):
+            session, wire = await client.open(recording)
+            await wire.send(wrong)
+            await wire.stream([1, 2])
+            await wire.barrier()
+            before = time.time()
+            await wire.send(right | {"was_utc_minus_boot_s": 0.0})
+            await wire.stream([3])
+            await client.stop(session)
+            told = account(tmp_path, recording)
+            # Packet n was stamped 1e9 + n * 0.1 s, which the second clock finds 1.7e9 - 10 s too early.
+            assert told["clock_trusted"] is True
+            assert told["started_at"] == pytest.approx(1e9 + 0.1 + 1.7e9 - 10.0)
+            assert before - 20 < told["opened_at"] < before
+            assert [one["stamped_at"] for one in told["stamps"]] == pytest.approx([1e9 + 0.1, 1e9 + 0.3])
+            assert [one["captured_at"] for one in told["stamps"]] == pytest.approx([2.7e9 - 9.9, 1e9 + 0.3])
+            assert len(told["clock"]) == 2
+
+    async def test_without_a_trusted_clock_the_account_says_so(self, tmp_path: Path) -> None:
+        recording = str(uuid4())
+        async with serving(tmp_path) as (_, client):
+            session, wire = await client.open(recording)
+            await wire.send({"type": "clock", "boot_id": "b", "boot_s": 9.0, "utc_s": 9.0, "trusted": False})
+            await wire.stream([1])
+            await client.stop(session)
+            told = account(tmp_path, recording)
+            assert (told["clock_trusted"], told["started_at"]) == (False, told["opened_at"])
 
 
 class TestForeignClient:

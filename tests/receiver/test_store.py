@@ -104,6 +104,23 @@ def test_samples_that_never_reached_the_disk_cut_their_records(tmp_path: Path) -
     store.close()
 
 
+def test_a_session_whose_client_tells_no_clock_is_not_corrected_by_the_one_before(tmp_path: Path) -> None:
+    store = RecordingStore(tmp_path / RECORDING, Account(RECORDING, 1.0))
+    right = {"boot_id": "b", "boot_s": 9.0, "utc_s": 2e9, "trusted": True}
+    store.fact(Kind.SESSION_BEGUN, {"session_id": "one", "at": 2.0, "acks": False})
+    store.fact(Kind.CLOCK, right)
+    store.fact(Kind.SESSION_BEGUN, {"session_id": "one", "at": 2.0, "acks": True})  # by its init
+    put(store, packet(1, 10))
+    store.fact(Kind.SESSION_BEGUN, {"session_id": "two", "at": 3.0, "acks": False})
+    put(store, packet(2, 10))
+    store.fact(Kind.CLOCK, right | {"utc_s": 2.1e9})
+    assert [(stamp["first_seq"], stamp["boot_id"]) for stamp in store.account.to_json()["stamps"]] == [
+        (1, "b"),
+        (2, None),
+    ]
+    store.close()
+
+
 def test_the_account_is_the_same_when_the_journal_is_read_again(tmp_path: Path) -> None:
     folder = tmp_path / RECORDING
     store = RecordingStore(folder, Account(RECORDING, 1.0))
@@ -118,7 +135,10 @@ def test_the_account_is_the_same_when_the_journal_is_read_again(tmp_path: Path) 
     put(store, packet(2, 10))
     store.fact(Kind.BASE, {"next_seq": 9, "frames": 70})
     store.fact(Kind.CLOCK, {"utc_ms": 5})
+    wrong = {"boot_id": "b", "boot_s": 9.0, "utc_s": 9.0, "trusted": False}
+    store.fact(Kind.CLOCK, wrong)
     put(store, packet(9, 10))
+    store.fact(Kind.CLOCK, wrong | {"utc_s": 2e9, "trusted": True})
     store.fact(Kind.GAP, {"before_seq": 10, "frames": 3, "cause": "microphone"})
     store.fact(Kind.SESSION_ENDED, {"session_id": SESSION, "at": 3.0, "by": "stop"})
     commit(store)
@@ -126,6 +146,7 @@ def test_the_account_is_the_same_when_the_journal_is_read_again(tmp_path: Path) 
     before = store.account.to_json()
     assert [gap["position"] for gap in before["gaps"]] == [0, 29, 109]
     assert before["frames"] == 112
+    assert [stamp["captured_at"] is None for stamp in before["stamps"]] == [True, False]
     again = load(folder, RECORDING)
     assert again.account.to_json() == before
     again.close()

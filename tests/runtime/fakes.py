@@ -342,13 +342,15 @@ class Feed:
         self.given = b""
         self.gaps: dict[tuple[int, str], int] = {}  # by the packet behind it and its cause
         self.uplink: Uplink | None = None
+        self.timebase = Timebase(MONO.rate_hz)
         self.recording = Recording(
             recording_id,
             MONO,
             self.ledger,
             {"agent": "a", "event": "e", "recording": recording_id},
-            packets_in_ring(self.ring, self.ledger, Timebase(MONO.rate_hz), MONO),
+            packets_in_ring(self.ring, self.ledger, self.timebase, MONO),
             self.ring.release,
+            anchor=lambda: self.timebase.current,
         )
 
     def talk(self, frames: int) -> None:

@@ -61,6 +61,40 @@ def text_only(rig: Rig) -> list[Any]:
     return said
 
 
+def test_what_goes_ahead_comes_before_the_next_packet_that_becomes_bytes() -> None:
+    async def main() -> None:
+        rig = Rig()
+        said = text_only(rig)
+        made: list[int] = []
+        stamp = b"old"
+
+        def wire(seq: int) -> bytes:
+            made.append(seq)
+            return b"%d %s" % (seq, stamp)
+
+        rig.server.hear = lambda socket, message: said.append(message)  # type: ignore[method-assign]
+        channel = Channel(wire, lambda what: None, rig.failed.append)
+        channel.open(rig.server, "s", None)
+        await settle()
+        rig.server.room = asyncio.Event()  # the socket takes nothing more
+        channel.send((1, 4))
+        channel.send("0")
+        await settle()
+        assert made == [1]
+        stamp = b"new"
+        channel.send("1", ahead=True)
+        channel.send("2", ahead=True)
+        rig.server.room.set()
+        await settle()
+        assert said == [b"1 old", 1, 2, b"2 new", b"3 new", b"4 new", 0]
+        channel.send("3", ahead=True)  # and where nothing waits
+        await settle()
+        assert said[-1] == 3
+        await channel.leave(abort=True)
+
+    simulate(main())
+
+
 def test_it_reports_the_handshake_the_messages_and_the_end() -> None:
     async def main() -> None:
         rig = Rig()

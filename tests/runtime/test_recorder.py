@@ -11,10 +11,12 @@ import pytest
 
 from edge.core.packet import HEADER_BYTES, AudioFormat, decode_header
 from edge.core.ring import Ring
+from edge.core.timebase import Timebase
 from edge.errors import MicrophoneError
+from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.ports import Block
 from edge.runtime.recorder import SILENCE_DBFS, Recorder
-from tests.runtime.fakes import MONO, PACKET, FedSource, pattern, watch
+from tests.runtime.fakes import MONO, PACKET, FakeClock, FedSource, pattern
 
 BOUND_S = 10.0
 
@@ -29,6 +31,8 @@ class Rig:
         self.has_supply = asyncio.Event()
         self.ends = 0
         settings = {"agent": "a", "event": "e"}
+        self.clock = FakeClock()
+        self.watch = ClockWatch(self.clock, lambda happening: self._tell(happening.kind, happening.text))
         self.recorder = Recorder(
             source,
             self.ring,
@@ -39,7 +43,7 @@ class Rig:
             self._end,
             self._tell,
             limit,
-            clock=watch(),
+            clock=self.watch,
         )
         self.ledger = self.recorder.recording.ledger
 
@@ -63,6 +67,47 @@ class Rig:
     async def end(self) -> Any:
         async with asyncio.timeout(BOUND_S):
             return await self.recorder.ended()
+
+
+async def test_stamps_follow_the_clock_from_the_first_frame_to_the_last_that_is_unsent() -> None:
+    source = FedSource()
+    rig = Rig(source)
+    rig.clock.set(5000.0, trusted=True)  # set since the last look: the start looks again
+    await rig.recorder.start()
+    source.give(2 * PACKET)
+    await rig.until(2)
+    recording = rig.recorder.recording
+
+    def stamp_s(seq: int) -> float:
+        return decode_header(recording.wire(seq)).captured_unix_ms / 1000
+
+    assert stamp_s(1) == pytest.approx(5001.0)
+    assert recording.anchor() == rig.clock.anchor
+    right = rig.clock.set(1.7e9, trusted=True)
+    rig.watch.look()
+    assert [stamp_s(1), stamp_s(2)] == pytest.approx([1.7e9 + 1.0, 1.7e9 + 1.1], abs=1e-3)
+    assert recording.anchor() == right
+    assert rig.recorder.drift_ppm() is None
+    source.finish()
+    await rig.end()
+
+
+async def test_drift_is_not_measured_across_what_only_the_clock_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    anchored: list[tuple[int, bool]] = []
+
+    def anchor(self: Timebase, position: int, boot_s: float, *, restarted: bool = False) -> None:
+        anchored.append((position, restarted))
+
+    monkeypatch.setattr(Timebase, "anchor", anchor)
+    source = FedSource()
+    rig = Rig(source)
+    await rig.recorder.start()
+    source.give(PACKET)
+    source.give(PACKET, lost=500, cause="xrun")
+    source.give(PACKET)
+    source.finish()
+    await rig.end()
+    assert anchored == [(0, False), (PACKET + 500, True), (2 * PACKET + 500, False)]
 
 
 async def test_packets_carry_what_was_captured() -> None:

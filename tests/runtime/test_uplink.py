@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from edge.core.packet import decode_header
 from edge.core.ring import Ring
 from edge.core.session import State
 from edge.errors import EdgeError, InternalError, ServerRefused, Unreachable
+from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.ports import JsonObject
 from edge.runtime.uplink import PROBE_S, RetryPolicy
-from tests.runtime.fakes import PACKET, FakeServer, FakeSocket, Feed, Line, joined, now, simulate
+from tests.runtime.fakes import PACKET, FakeClock, FakeServer, FakeSocket, Feed, Line, joined, now, simulate
 
 
 def deliver(line: Line, feed: Feed) -> asyncio.Task[None]:
@@ -47,6 +49,68 @@ def test_it_delivers_what_comes_in_and_ends_with_the_recording() -> None:
         assert line.server.gaps["r"] == [(26, 500, "xrun"), (29, 70, "microphone")]
         assert feed.recording.session_ids == ["session-1"]
         assert line.server.duplicates == 0
+
+    simulate(main())
+
+
+def test_every_packet_is_stamped_by_the_clock_that_was_told_last() -> None:
+    """Also those that waited for the socket when the clock was set."""
+
+    async def main() -> None:
+        line = Line()
+        feed = line.feed()
+        clock = FakeClock(0.0, trusted=False)
+        watching = ClockWatch(clock, lambda happening: None)
+        watching.on_change = line.uplink.clock_changed
+        watching.follow(feed.timebase)
+        heard: list[tuple[float, int]] = []  # offset told last, packet
+        told: list[JsonObject] = []
+
+        def on_text(socket: FakeSocket, message: JsonObject) -> bool:
+            if message.get("type") == "clock":
+                told.append(message)
+            return False
+
+        def on_packet(socket: FakeSocket, seq: int) -> None:
+            wire = socket.sent[-1]
+            assert isinstance(wire, bytes)
+            stamp_s = decode_header(wire).captured_unix_ms / 1000
+            assert stamp_s == pytest.approx(told[-1]["utc_s"] - told[-1]["boot_s"] + (seq - 1) * 0.1, abs=1e-3)
+            heard.append((told[-1]["utc_s"] - told[-1]["boot_s"], seq))
+
+        line.server.on_text, line.server.on_packet = on_text, on_packet
+        delivering = deliver(line, feed)
+        await asyncio.sleep(1)
+        feed.talk(5 * PACKET)
+        await asyncio.sleep(1)
+        line.server.room = asyncio.Event()
+        feed.talk(10 * PACKET)
+        await asyncio.sleep(0.1)
+        clock.set(1.7e9, trusted=True)
+        watching.look()
+        line.server.room.set()
+        line.server.room = None
+        await asyncio.sleep(1)
+        line.server.is_down = True
+        line.server.sockets[0].end(1006)
+        await asyncio.sleep(0.1)
+        line.server.is_down = False
+        clock.set(1.8e9, trusted=True)
+        watching.look()
+        feed.talk(3 * PACKET)
+        await asyncio.sleep(5)
+        feed.end()
+        await delivering
+        watching.on_change()  # nothing is under delivery: nobody to tell
+        assert [(message["trusted"], message.get("was_utc_minus_boot_s")) for message in told] == [
+            (False, None),
+            (True, 0.0),
+            (True, 1.7e9),
+        ]
+        # Packet 6 was bytes already when the clock was set.
+        assert [seq for offset, seq in heard if offset < 1e9] == [1, 2, 3, 4, 5, 6]
+        assert [seq for offset, seq in heard if offset > 1.75e9] == [16, 17, 18]
+        assert len(heard) == 18
 
     simulate(main())
 
