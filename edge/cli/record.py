@@ -10,12 +10,12 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from edge import app
 from edge.adapters.state import StateDirectory, default_state_path
 from edge.cli import output
-from edge.cli.options import add_config_options, load_config
+from edge.cli.options import add_config_options, folder, load_config
+from edge.core.session import State
 from edge.errors import EdgeError, ExitCode, ServerRefused
 from edge.runtime.device import Device, Status
 from edge.runtime.ports import JsonObject, Panel
@@ -29,6 +29,7 @@ CARD = "card"
 _LINE_S = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _QUIET = {"waiting", "message", "connected"}
+_FAILURES = {"lost", "refused"}  # told at each attempt
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_options(parser)
     parser.add_argument("--pace", choices=("realtime", "fast"), default="realtime", help="how fast a file is read")
     parser.add_argument("--seconds", type=_positive, metavar="N", help="stop after N seconds of audio")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="state directory (one recorder at a time)")
+    parser.add_argument("--state", type=folder, metavar="DIR", help="state directory (one recorder at a time)")
     parser.add_argument(
         "--drain-timeout", type=_positive, metavar="S", help="after the end, deliver for S seconds at most (no limit)"
     )
@@ -75,11 +76,26 @@ class Screen:
     def __init__(self) -> None:
         self._is_live = sys.stderr is not None and sys.stderr.isatty()
         self._has_line = False
+        self._last_failure = ""
+        self._failing_since: float | None = None
 
     def tell(self, happening: Happening) -> None:
-        """One event, unless it would only repeat what the live line shows."""
+        """One event, unless it would only repeat what the live line shows, or the failure before."""
+        text = happening.text
+        if happening.kind in _FAILURES:
+            if self._failing_since is None:
+                self._failing_since = time.monotonic()
+            is_repeated, self._last_failure = text == self._last_failure, text
+            if is_repeated:
+                return
+        elif happening.kind == "state" and happening.detail and happening.detail["new"] == State.CONNECTED.value:
+            if self._failing_since is not None:
+                text += f", after {time.monotonic() - self._failing_since:.0f} s"
+            self._last_failure, self._failing_since = "", None
+        elif happening.kind == "woken":
+            self._last_failure = ""  # somebody asked, and wants an answer
         if happening.kind not in _QUIET:
-            self.say(happening.text)
+            self.say(text)
 
     def say(self, text: str) -> None:
         """One line for people, with the time."""

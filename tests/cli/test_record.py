@@ -18,9 +18,11 @@ import pytest
 from edge import app
 from edge.adapters.state import StateDirectory
 from edge.cli.main import main
+from edge.cli.record import Screen
 from edge.errors import MicrophoneError
 from edge.runtime.ports import Source
 from edge.runtime.recording import Recording
+from edge.runtime.uplink import Happening
 from tests.client.receiver import TOKEN, ThreadedReceiver, account, wav
 from tests.runtime.fakes import PACKET, FedSource, Feed
 
@@ -225,7 +227,7 @@ def test_cut_connections_repeat_nothing_and_lose_nothing(rig: Rig, fed: FedSourc
         ["--seconds", "0"], ["--seconds", "-1"], ["--seconds", "nan"], ["--seconds", "inf"], ["--seconds", "x"],
         ["--drain-timeout", "0"], ["--drain-timeout", "1e99"], ["--pace", "slow"], ["--nonsense"], ["one", "two"],
         ["--source", "radio:1"], ["--config", "/nonexistent/edge.toml"], ["--token-file", "/nonexistent/token"],
-        ["--server", "ftp://x"], ["--server", "http://example.org"], ["--state", "/dev/null/x"],
+        ["--server", "ftp://x"], ["--server", "http://example.org"], ["--state", "/dev/null/x"], ["--state", ""],
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_2_in_one_line(options: list[str], rig: Rig) -> None:
@@ -242,6 +244,25 @@ def test_no_microphone_is_6(source: str, rig: Rig) -> None:
     assert (done.code == 2) == (source == "tone:9999999")
     assert done.stdout == ""
     assert rig.kept == set()
+
+
+def test_a_file_of_an_odd_rate_says_which_packets_fit(rig: Rig) -> None:
+    path = rig.folder / "x.wav"
+    for rate, remedy in ((11025, "set audio.packet_ms to a multiple of 40"), (11111, "record at another rate")):
+        write_wav(path, rate, 1, 100)
+        done = rig.record("--source", f"wav:{path}")
+        assert done.code == 2
+        assert done.stderr.endswith(f"nothing is recorded; {remedy}\n")
+    rig.config.write_text(CONFIG + "[audio]\npacket_ms = 80\n")
+    write_wav(path, 11025, 1, 100)
+    assert rig.record("--source", f"wav:{path}").code == 0
+
+
+def test_a_file_that_is_not_there_says_what_to_do(rig: Rig) -> None:
+    done = rig.record("--source", "wav:/nonexistent.wav")
+    assert done.stderr == (
+        "edge: /nonexistent.wav cannot be read: No such file or directory; nothing is recorded; check audio.source\n"
+    )
 
 
 def test_a_microphone_that_fails_to_open_is_6_and_one_line(rig: Rig, fed: FedSource) -> None:
@@ -497,6 +518,32 @@ def test_without_json_stdout_stays_empty_and_people_are_told(
     out, err = capsys.readouterr()
     assert (code, out) == (0, "")
     assert "1.000 s: 1.000 s delivered, 0.000 s kept for later" in err.splitlines()[-1]
+
+
+def test_a_failure_is_said_once_and_its_end_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 341.7, 500.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    screen = Screen()
+
+    def state(old: str, new: str) -> Happening:
+        return Happening("state", f"{old} -> {new}", {"old": old, "new": new})
+
+    told = [
+        state("connecting", "connected"),
+        Happening("lost", "reset"), state("connected", "reconnecting"), *[Happening("lost", "unreachable")] * 7,
+        Happening("lost", "no answer"), Happening("lost", "unreachable"),
+        Happening("woken", "trying now"), Happening("lost", "unreachable"),
+        state("reconnecting", "connected"), state("connected", "reconnecting"), Happening("lost", "unreachable"),
+    ]  # fmt: skip
+    for happening in told:
+        screen.tell(happening)
+    assert [line.partition(" ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "connecting -> connected", "reset", "connected -> reconnecting", "unreachable", "no answer", "unreachable",
+        "trying now", "unreachable",
+        "reconnecting -> connected, after 242 s", "connected -> reconnecting", "unreachable",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("is_there", [True, False])
