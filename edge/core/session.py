@@ -178,8 +178,8 @@ TIMERS: Mapping[Timer, tuple[Callable[[Context, float], None], frozenset[Phase]]
 
 
 class Session:
-    """Delivers `ledger`'s packets by `policy`; `clock` is the anchor by which they are stamped, `resume` the session that
-    an earlier process had opened for them.
+    """Delivers `ledger`'s packets by `policy`; `clock` is the anchor by which they are stamped, `resume` the session
+    that an earlier process had opened for them.
 
     `handle` and `tick` return the effects to perform, in order; after each call `deadline` says when `tick` is due
     (at once, where more than one timer was).

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from edge.errors import EdgeError, Unreachable
 from edge.runtime.ports import Closed, Dialer, JsonObject, Socket
 
 Item = str | tuple[int, int]
+AHEAD_PACKETS = 64  # are read from the card at once
 
 
 class Channel:
@@ -23,11 +24,15 @@ class Channel:
 
     def __init__(
         self,
-        wire: Callable[[int], bytes],
+        wire: Callable[[int], bytes | None],
         report: Callable[[bool | JsonObject | Closed | EdgeError], None],
         fail: Callable[[EdgeError], None],
+        load: Callable[[int, int], Awaitable[None]] | None = None,
+        gate: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._wire = wire
+        self._load = load
+        self._gate = gate
         self._report = report
         self._fail = fail
         self._items: deque[Item] = deque()
@@ -103,7 +108,10 @@ class Channel:
                         await socket.send(item)
                         continue
                     first, last = item
-                    packet = self._wire(first)
+                    packet = await self._packet(first, last)
+                    if packet is None:
+                        socket.abort()  # it was lost on the card: the next attempt leaves it out
+                        return
                     if first < last:
                         self._items.appendleft((first + 1, last))
                     if packet:
@@ -115,6 +123,16 @@ class Channel:
             pass  # the reader reports how the socket ended
         except Exception:  # noqa: BLE001  (as above)
             socket.abort()  # so that the reader does
+
+    async def _packet(self, first: int, last: int) -> bytes | None:
+        """Packet `first`; what follows up to `last` is read ahead where that is worth it. None: it is lost."""
+        if self._gate is not None:
+            await self._gate()
+        packet = self._wire(first)
+        if packet is None and self._load is not None:
+            await self._load(first, min(last, first + AHEAD_PACKETS - 1))
+            packet = self._wire(first)
+        return packet
 
     def _tell(self, what: bool | JsonObject | Closed | EdgeError) -> None:
         if not self._is_left:

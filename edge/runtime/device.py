@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -11,16 +10,15 @@ from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
 from edge.core.ring import Ring
 from edge.core.session import State
-from edge.errors import EdgeError, InternalError, StartRefused, UnreadableError
+from edge.errors import EdgeError, InternalError
 from edge.runtime.clockwatch import ClockWatch
+from edge.runtime.courier import Courier
 from edge.runtime.ports import JsonObject, Panel, Source, SourceInfo
 from edge.runtime.recorder import SILENCE_DBFS, Recorder
 from edge.runtime.recording import Recording
-from edge.runtime.uplink import PROBE_S, Happening, Uplink
-from edge.runtime.wake import Wake
+from edge.runtime.uplink import Happening, Uplink
 
 BLINK_S = 1.0
-AFTER_BUG_S = 5.0  # a bug that repeats itself must not keep the machine busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +55,13 @@ class Device:
         panel: Panel | None = None,
         *,
         clock: ClockWatch,
+        aside: Uplink | None = None,
     ) -> None:
         self.audio = audio
         self.ring = Ring(int(ring_seconds * audio.rate_hz), audio.frame_bytes)
-        self.uplink = uplink
+        self.courier = Courier(uplink, settings, tell, aside)
         self.clock = clock
-        clock.on_change = uplink.clock_changed
+        clock.on_change = self.courier.clock_changed
         self._open_source = open_source
         self._policy = policy
         self._settings = settings
@@ -70,20 +69,6 @@ class Device:
         self._panel = panel
         self._recorder: Recorder | None = None
         self._latest: Recorder | None = None
-        self._owed: deque[Recording] = deque()
-        self._stored: deque[Recording] = deque()
-        self._set_aside: list[Recording] = []
-        self._refused: set[str] = set()
-        self._are_settings_taken = False
-        self._has_work = asyncio.Event()
-        self._is_idle = asyncio.Event()
-        self._is_idle.set()
-        self._has_live = asyncio.Event()
-        self._is_stored_turn = False
-        self._has_turned = asyncio.Event()
-        self._wake = Wake()
-        self._under_delivery: Recording | None = None
-        self.bug: EdgeError | None = None
 
     # --- control ---------------------------------------------------------------------------------------------------
 
@@ -103,7 +88,7 @@ class Device:
             self.audio,
             self._policy.packet_frames,
             self._settings,
-            self._supplied,
+            self.courier.supplied,
             self._ended,
             lambda kind, text: self._tell(Happening(kind, text)),
             limit_frames,
@@ -140,178 +125,49 @@ class Device:
 
     def retry_now(self, reason: str) -> None:
         """Try the connection at once."""
-        self._wake.now(reason)
-        self.uplink.retry_now(reason)
+        self.courier.retry_now(reason)
 
     # --- delivery --------------------------------------------------------------------------------------------------
 
+    @property
+    def uplink(self) -> Uplink:
+        """The live recordings' way to the server."""
+        return self.courier.uplink
+
+    @property
+    def bug(self) -> EdgeError | None:
+        """The latest bug of ours that ended a way to deliver."""
+        return self.courier.bug
+
     def owe(self, recording: Recording) -> None:
         """Deliver `recording`, which lives in the ring, after those before it."""
-        self._owed.append(recording)
-        self._has_live.set()
-        self._work()
+        self.courier.owe(recording)
 
     def owe_stored(self, recordings: Iterable[Recording]) -> None:
-        """Deliver what an earlier run left, whenever nothing in the ring is owed: that would run over, this keeps."""
-        self._stored.extend(recordings)
-        if self._stored:
-            self._work()
-
-    def _work(self) -> None:
-        self._is_idle.clear()
-        self._has_work.set()
+        """Deliver what an earlier run left."""
+        self.courier.owe_stored(recordings)
 
     async def delivered(self) -> None:
         """Wait until nothing is owed but what cannot be read."""
-        await self._is_idle.wait()
+        await self.courier.delivered()
 
     async def refused(self) -> None:
-        """Wait until the server has refused all that could be delivered next: a person has to do something."""
-        while True:
-            await self.uplink.refused()
-            if not self._may_turn:
-                return
-            self._has_turned.clear()
-            await self._has_turned.wait()
+        """Wait until the server has refused all that could be delivered next."""
+        await self.courier.refused()
 
     @property
     def undelivered(self) -> tuple[Recording, ...]:
         """What is owed, the one under delivery first."""
-        current = (self._under_delivery,) if self._under_delivery else ()
-        return (*current, *self._owed, *self._stored, *self._set_aside)
+        return self.courier.undelivered
 
     async def run(self, on_delivered: Callable[[Recording], None] = lambda recording: None) -> None:
-        """Watch the clock, and deliver until cancelled: what is in the ring, oldest first; then what is stored.
-
-        A bug ends one way to deliver, not the delivery: `bug` remembers it, and a new session goes on from what is
-        delivered for certain.
-        """
+        """Watch the clock, and deliver until cancelled."""
         watching = asyncio.create_task(self.clock.run(), name="clock")
         try:
-            await self._deliver(on_delivered)
+            await self.courier.run(on_delivered)
         finally:
             watching.cancel()
             await asyncio.wait([watching])
-
-    async def _deliver(self, on_delivered: Callable[[Recording], None]) -> None:
-        while True:
-            if not (self._owed or self._stored):
-                self._is_idle.set()
-                self._has_work.clear()
-                await self._has_work.wait()
-            is_stored = self._is_stored_turn = not self._owed
-            queue = self._stored if is_stored else self._owed
-            recording = self._under_delivery = queue.popleft()
-            self._has_turned.set()
-            try:
-                is_delivered = await (self._deliver_stored(recording) if is_stored else self._deliver_live(recording))
-            except UnreadableError as error:
-                self._tell(Happening("warning", str(error)))
-                self._set_aside.append(recording)
-                is_delivered = False
-            except Exception as error:  # noqa: BLE001  (a bug must not end the delivery of all that follows)
-                await self._stumbled(error)
-                queue.appendleft(recording)
-                is_delivered = False
-            self._under_delivery = None
-            if is_delivered:
-                self._refused.clear()
-                on_delivered(recording)
-                self._tell(Happening("delivered", f"recording {recording.recording_id} is delivered"))
-
-    async def _deliver_live(self, recording: Recording) -> bool:
-        if not self._owed:
-            self._has_live.clear()
-        await self.uplink.deliver(recording)
-        self._are_settings_taken = self._are_settings_taken or bool(recording.session_ids)
-        return True
-
-    async def _deliver_stored(self, recording: Recording) -> bool:
-        """False where it made way: for a live recording, or, refused, for another, or other settings, that may fare
-        better."""
-        self._has_live.clear()
-        delivering = asyncio.create_task(self.uplink.deliver(recording), name="deliver stored")
-        is_wanted = asyncio.create_task(self._has_live.wait())
-        turn = asyncio.create_task(self._turn(recording))
-        try:
-            await asyncio.wait([delivering, is_wanted, turn], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (delivering, is_wanted, turn):
-                task.cancel()
-            await asyncio.wait([delivering, is_wanted, turn])
-        if not delivering.cancelled():
-            delivering.result()
-            return True
-        self._under_delivery = None
-        if turn.cancelled():
-            self._stored.appendleft(recording)
-        elif turn.result():
-            self._correct(recording)
-            self._stored.appendleft(recording)
-        else:
-            self._stored.append(recording)
-        return False
-
-    async def _turn(self, recording: Recording) -> bool:
-        """Return when a refused recording should let another one try: at once those that were not refused yet.
-
-        True where the same one should try again, with the settings of today.
-        """
-        await self.uplink.refused()
-        if self._is_correctable:
-            return True
-        self._refused.add(recording.recording_id)
-        while not self._may_turn:
-            await self._wake.sleep(PROBE_S)
-            if self._stored:
-                break
-        return False
-
-    @property
-    def _may_turn(self) -> bool:
-        is_other_new = any(other.recording_id not in self._refused for other in self._stored)
-        return self._is_stored_turn and (is_other_new or self._is_correctable)
-
-    @property
-    def _is_correctable(self) -> bool:
-        """Whether what the server refuses now is an agent or event that was mistyped when the recording was made.
-
-        Only where it has taken today's: else it may be the server that is wrong, and the audio would go to somebody
-        for whom it is not meant. And never where it once took the old ones.
-        """
-        recording, session = self._under_delivery, self.uplink.session
-        return (
-            self._is_stored_turn
-            and self._are_settings_taken
-            and session is not None
-            and isinstance(session.failure, StartRefused)
-            and recording is not None
-            and not recording.session_ids
-            and recording.settings != self._settings_of(recording)
-        )
-
-    def _settings_of(self, recording: Recording) -> JsonObject:
-        return {**self._settings, "recording": recording.recording_id}
-
-    def _correct(self, recording: Recording) -> None:
-        old, new = recording.settings, self._settings_of(recording)
-        recording.settings = new
-        self._tell(
-            Happening(
-                "corrected",
-                f"the server does not take recording {recording.recording_id} for {_addressee(old)}; it is sent for "
-                f"{_addressee(new)}, as configured now",
-            )
-        )
-
-    async def _stumbled(self, error: Exception) -> None:
-        self.bug = error if isinstance(error, EdgeError) else InternalError(f"{type(error).__name__}")
-        self._tell(Happening("bug", f"{self.bug}; this is our bug; delivery begins anew in {AFTER_BUG_S:g} s"))
-        await self._wake.sleep(AFTER_BUG_S)
-
-    def _supplied(self) -> None:
-        if self._under_delivery is not None:
-            self.uplink.supplied(self._under_delivery)
 
     # --- people ----------------------------------------------------------------------------------------------------
 
@@ -325,8 +181,8 @@ class Device:
         current = recorder.recording if recorder else (recordings[0] if recordings else None)
         undelivered = sum(recording.ledger.ram_frames for recording in recordings)
         unhandled = undelivered
-        if session is not None and self._under_delivery is not None:
-            ledger = self._under_delivery.ledger
+        if session is not None and self.courier.under_delivery is not None:
+            ledger = self.courier.under_delivery.ledger
             if session.handled > ledger.delivered:
                 packet = ledger.packet(session.handled)
                 done = packet.offset + packet.frames - ledger.packet(ledger.delivered + 1).offset
@@ -363,7 +219,3 @@ class Device:
                 return
             blink = not blink
             await asyncio.sleep(BLINK_S)  # a rhythm, not a wait for anything
-
-
-def _addressee(settings: JsonObject) -> str:
-    return f"agent {settings.get('agent')!r}, event {settings.get('event')!r}"

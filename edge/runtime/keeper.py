@@ -19,7 +19,6 @@ from edge.runtime.ports import Card
 from edge.runtime.spooler import Due, Held, Spooler
 
 DAMAGED = "card"
-AHEAD_PACKETS = 64
 
 
 class CardReader:

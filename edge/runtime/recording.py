@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from edge.core.ledger import Ledger
 from edge.core.packet import AudioFormat, encode_header
+from edge.core.resume import Resume
 from edge.core.ring import Ring
 from edge.core.timebase import Anchor, Timebase
 from edge.runtime.ports import JsonObject
@@ -21,11 +22,15 @@ class Recording:
     audio: AudioFormat
     ledger: Ledger
     settings: JsonObject
-    wire: Callable[[int], bytes]
+    wire: Callable[[int], bytes | None]
     release: Callable[[int], None]
     session_ids: list[str] = field(default_factory=list)
     reconnects: int = 0
     sent: int = 0  # the last packet that ever went out: what goes out again is `resent`
+    handled: int = 0  # the last packet that a server is known to have handled
+    load: Callable[[int, int], Awaitable[None]] | None = None  # brings what `wire` has not at hand
+    resume: Resume | None = None  # the session that an earlier process had opened for it
+    on_session: Callable[[str, str, float], None] = lambda session_id, server, boot_s: None
     anchor: Callable[[], Anchor | None] = lambda: None
 
     @property

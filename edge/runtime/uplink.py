@@ -81,12 +81,15 @@ class Uplink:
         self._over: asyncio.Future[EdgeError | None] | None = None
         self._moved = asyncio.Event()
         self._moved_outside = asyncio.Event()
+        self._movements: asyncio.Future[None] | None = None
         self._broken: asyncio.Future[None] | None = None
+        self._at_server: tuple[str, str] | None = None
         self._earlier: tuple[tuple[str, ...], int] = (), 0  # what was there before this delivery of the recording
         self._state = State.DISCONNECTED
         self._base_attempt = 0
         self._is_woken = False
         self._attempted_at = -PROBE_S
+        self.gate: Callable[[], Coroutine[Any, Any, None]] | None = None  # each packet waits for it, where there is one
 
     # --- for the device --------------------------------------------------------------------------------------------
 
@@ -122,13 +125,26 @@ class Uplink:
             self._moved_outside.clear()
             await self._moved_outside.wait()
 
+    async def moved(self) -> None:
+        """Wait until anything has happened here."""
+        moved = self._movements = self._movements or asyncio.get_running_loop().create_future()
+        await asyncio.shield(moved)
+
+    def _has_moved(self) -> None:
+        self._moved.set()
+        self._moved_outside.set()
+        if self._movements is not None:
+            self._movements.set_result(None)
+            self._movements = None
+
     async def deliver(self, recording: Recording) -> None:
         """Return when all of `recording` is delivered, however long that takes. Cancel it to keep the rest for
         later."""
         loop = asyncio.get_running_loop()
         self._recording = recording
         policy = replace(self._policy, audio=recording.audio, packet_frames=recording.ledger.packet_frames)
-        self._session = session = Session(recording.ledger, policy, recording.anchor())
+        self._session = session = Session(recording.ledger, policy, recording.anchor(), recording.resume)
+        self._at_server, recording.resume = None, None
         self._earlier = tuple(recording.session_ids), recording.reconnects
         self._broken = loop.create_future()
         trying = asyncio.create_task(self._keep_trying(session), name="attempts")
@@ -142,6 +158,7 @@ class Uplink:
                 self._broken.exception()  # known by now, or the cause of what is cancelled anyway
             self._session = self._recording = None
             self._show(State.DISCONNECTED)
+            self._has_moved()
 
     async def _let_go(self) -> None:
         if self._timer is not None:
@@ -235,9 +252,13 @@ class Uplink:
             session_ids, reconnects = self._earlier
             self._recording.session_ids[:] = *session_ids, *session.session_ids
             self._recording.reconnects = reconnects + session.reconnects
+            self._recording.handled = session.handled
+            if session.at_server != self._at_server:
+                self._at_server = session.at_server
+                if self._at_server is not None:
+                    self._recording.on_session(*self._at_server, now)
         self._rearm(session)
-        self._moved.set()
-        self._moved_outside.set()
+        self._has_moved()
         if session.phase is Phase.DONE:
             self._wake.now("all is delivered")
         self._show(session.state)
@@ -306,10 +327,12 @@ class Uplink:
         closing = self._closing if self._channel is None else self._channel.leave(abort=True)
         recording = self._current_recording
 
-        def wire(seq: int) -> bytes:
+        def wire(seq: int) -> bytes | None:
             return recording.wire(seq) if seq > recording.ledger.delivered else b""
 
-        self._channel = Channel(wire, lambda what: self._reported(what, number), self._break)
+        self._channel = Channel(
+            wire, lambda what: self._reported(what, number), self._break, recording.load, self.gate
+        )
         self._channel.open(self._dial, session_id, closing)
 
     def _reported(self, what: bool | JsonObject | Closed | EdgeError, number: int) -> None:
