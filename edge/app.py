@@ -2,89 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge import config as configuration
-from edge.adapters import pending
 from edge.adapters.clock import SystemClock
 from edge.adapters.http import HttpServerApi
+from edge.adapters.spool import CardRecording, SpoolDirectory
 from edge.adapters.state import StateDirectory
 from edge.adapters.websocket import WebSocketDialer
 from edge.config import Loaded
+from edge.core.manifest import CardState
 from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
-from edge.errors import ConfigError, EdgeError
+from edge.core.recovery import Recovered
+from edge.core.ring import Ring
+from edge.errors import ConfigError, EdgeError, UnreadableError
+from edge.legacy import import_pending
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
 from edge.runtime.ports import Clock, JsonObject, Panel
-from edge.runtime.recording import Recording
+from edge.runtime.spooler import Spooler
+from edge.runtime.store import Store, StorePolicy
 from edge.runtime.uplink import Happening, RetryPolicy, Uplink
 from edge.settings import Config
 from edge.sources import Pace, open_source, own_audio
 
+SEAL_S = 10.0  # at the end the card gets so long to take the rest
+FROM_MEMORY, FROM_CARD = "power", "card"
+
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A Device with what has to outlive it."""
+    """A Device with what has to outlive it. `found` are the recordings that earlier runs left to be delivered."""
 
     device: Device
+    store: Store
     server: HttpServerApi
-    state: StateDirectory
     tell: Callable[[Happening], None]
     shutdown_drain_s: float
+    found: tuple[Found, ...]
 
     def owe_kept(self) -> int:
         """Hand over what earlier runs could not deliver; returns how many recordings that is."""
-        found = list(_kept_recordings(self.state, self.tell))
-        self.device.owe_stored(found)
-        return len(found)
+        kept = [self.store.adopt(found.card, found.recovered) for found in self.found]
+        self.device.owe_stored(kept)
+        return len(kept)
 
-    def keep_rest(self) -> dict[str, str]:
-        """Keep on disk what is not delivered. Returns why the disk did not take a recording, by the recording's id:
-        what is not on it already ends with the process."""
-        failed: dict[str, str] = {}
+    async def keep_rest(self) -> dict[str, tuple[int, str]]:
+        """Bring onto the card what is not delivered. Returns the frames that end with the process, and why, by the
+        recording's id."""
+        self.device.abandon()
+        spooler = self.store.spooler
+        await spooler.close(SEAL_S)
+        unkept: dict[str, tuple[int, str]] = {}
         for recording in self.device.undelivered:
-            recording.ledger.end()  # also where a bug or a hung source left it open
-            try:
-                self._keep(recording)
-            except OSError as error:
-                failed[recording.recording_id] = error.strerror or type(error).__name__
-            except EdgeError as error:
-                failed[recording.recording_id] = str(error)
-        return failed
-
-    def _keep(self, recording: Recording) -> None:
-        ledger = recording.ledger
-        if recording.is_whole and not ledger.gaps_before(ledger.last + 1):
-            self.forget(recording)
-            return
-        course = pending.Course(recording.settings, tuple(recording.session_ids), recording.reconnects, recording.sent)
-        folder = self._folder(recording)
-        if folder.exists():
-            pending.advance(folder, ledger, course)
-            return
-        pending.keep(self.state.pending, recording.recording_id, recording.audio, ledger, course, recording.wire)
-        seconds = recording.audio.seconds(ledger.ram_frames)
-        self.tell(Happening("kept", f"{seconds:.1f} s are kept in {folder}; the next edge record delivers them"))
-
-    def is_kept(self, recording: Recording) -> bool:
-        """Whether `recording` is on disk."""
-        return self._folder(recording).exists()
-
-    def forget(self, recording: Recording) -> None:
-        """`recording` is delivered: nothing of it stays on disk, as far as the disk lets go."""
-        folder = self._folder(recording)
-        try:
-            if folder.exists():
-                pending.drop(folder)
-        except OSError as error:
-            self.tell(Happening("warning", f"{folder} is delivered but cannot be removed ({error.strerror})"))
-
-    def _folder(self, recording: Recording) -> Path:
-        return self.state.pending / recording.recording_id
+            frames, kept = recording.ledger.ram_frames, recording.audio.seconds(recording.ledger.card_frames)
+            if frames:
+                why = spooler.trouble or "it does not answer"
+                unkept[recording.recording_id] = frames, why if self.store.policy.has_audio else "spool.mode is ram"
+            if kept and not recording.is_whole:
+                name = recording.recording_id
+                self.tell(Happening("kept", f"{kept:.1f} s of {name} are on the card; the next start delivers them"))
+        return unkept
 
 
 def build(
@@ -114,6 +97,22 @@ def build(
         config.connection.initial_reconnect_delay,
         config.connection.max_reconnect_delay,
     )
+    spool = SpoolDirectory(state.spool, config.spool.max_bytes)
+    found = _open_spool(spool, state, tell)
+    store_policy = StorePolicy(
+        state.device_id(),
+        config.spool.mode == "always",
+        config.spool.when_full,
+        config.spool.keep_days,
+        config.spool.resume_within,
+        config.spool.resume_after_power_loss,
+    )
+    watch = ClockWatch(SystemClock() if clock is None else clock, tell)
+
+    def make_store(ring: Ring) -> Store:
+        spooler = Spooler(spool, ring, config.spool.sync_interval, lambda kind, text: tell(Happening(kind, text)))
+        return Store(spooler, ring, watch, store_policy, spool.next_number())
+
     device = Device(
         lambda: open_source(config.audio.source, audio, policy.packet_frames, pace),
         audio,
@@ -123,9 +122,13 @@ def build(
         Uplink(server, dial, policy, retry, tell),
         tell,
         panel,
-        clock=ClockWatch(SystemClock() if clock is None else clock, tell),
+        clock=watch,
+        aside=Uplink(server, dial, policy, retry, lambda happening: None),
+        make_store=make_store,
+        max_seconds=config.spool.max_recording_hours * 3600,
     )
-    return App(device, server, state, tell, config.connection.shutdown_drain)
+    assert device.store is not None
+    return App(device, device.store, server, tell, config.connection.shutdown_drain, tuple(found))
 
 
 def open_panel(config: Config, tell: Callable[[Happening], None]) -> Panel | None:
@@ -180,20 +183,33 @@ def source_audio(loaded: Loaded) -> AudioFormat:
     return (None if is_chosen else own_audio(config.source)) or AudioFormat(config.rate, config.channels)
 
 
-def _kept_recordings(state: StateDirectory, tell: Callable[[Happening], None]) -> Iterator[Recording]:
-    for found in pending.kept(state.pending):
-        if isinstance(found, EdgeError):
-            tell(Happening("warning", str(found)))
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A recording that an earlier run left."""
+
+    card: CardRecording
+    recovered: Recovered
+
+
+def _open_spool(spool: SpoolDirectory, state: StateDirectory, tell: Callable[[Happening], None]) -> list[Found]:
+    """What is on the card. One damaged recording is set aside and hurts no other; a card that takes nothing is said,
+    and tried again while recording."""
+    try:
+        spool.prepare()
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        tell(Happening("card", f"the card takes nothing ({why}); recording goes on in memory, the card is tried again"))
+        return []
+    import_pending(state.pending, spool, state.device_id(), tell)
+    found = []
+    for folder in spool.folders():
+        try:
+            card, recovered = spool.load(folder)
+        except UnreadableError as error:
+            with contextlib.suppress(OSError):
+                spool.set_aside(folder, str(error))
+            tell(Happening("warning", str(error)))
             continue
-        course = found.course
-        yield Recording(
-            found.recording_id,
-            found.audio,
-            found.ledger,
-            course.settings,
-            found.wire,
-            lambda offset: None,
-            list(course.session_ids),
-            course.reconnects,
-            course.sent,
-        )
+        if card.manifest.state is not CardState.DELIVERED:
+            found.append(Found(card, recovered))
+    return found

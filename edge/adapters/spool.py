@@ -7,8 +7,8 @@
     quarantine/                   what was damaged, with a reason beside it; never deleted by us
     ballast                       space held back, so that a full card can still be sealed in order
 
-The order of writes makes each prefix of them recoverable: a folder appears with its manifest, a name is durable
-before the file is overwritten under it, a segment is complete before the next one begins, and what is freed is delivered.
+The order of writes makes each prefix of them recoverable: a folder appears with its manifest, a name is durable before
+the file is overwritten under it, a segment is complete before the next one begins, and what is freed is delivered.
 
 Everything here may raise OSError. `system` is `os`; tests put a failing one in its place.
 """
@@ -70,6 +70,7 @@ class SpoolDirectory:
         self.system = system
         self._ballast_bytes = ballast_bytes
         self._used = 0
+        self._is_prepared = False
 
     @property
     def recordings(self) -> Path:
@@ -99,6 +100,7 @@ class SpoolDirectory:
         if not self.max_bytes:
             self.max_bytes = int(0.8 * (self._used + self.free_bytes()))
         self.restore_ballast()
+        self._is_prepared = True
 
     # --- space -----------------------------------------------------------------------------------------------------
 
@@ -181,6 +183,8 @@ class SpoolDirectory:
 
     def create(self, meta: Manifest, entries: Sequence[journal.Entry]) -> CardRecording:
         """A folder for a new recording, durable before this returns."""
+        if not self._is_prepared:
+            self.prepare()
         fresh = self.recordings / f".{meta.recording_id}.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
@@ -194,6 +198,13 @@ class SpoolDirectory:
             raise
         self.sync_folder(self.recordings)
         return CardRecording(self, self.recordings / meta.recording_id, meta, [])
+
+    def next_number(self) -> int:
+        """A number above that of each recording that is there."""
+        try:
+            return 1 + max((_number(folder / _MANIFEST) for folder in self.folders()), default=0)
+        except OSError:
+            return 1
 
     def folders(self) -> list[Path]:
         """The recordings' folders, oldest first."""
@@ -242,22 +253,25 @@ class SpoolDirectory:
         """Read the last segment's records up to the first that is torn; returns how many seem to follow it."""
         while segments:
             segment = segments[-1]
-            codec, last, torn = RecordCodec(segment.header), None, 0
+            codec, last, torn, alive_us = RecordCodec(segment.header), None, 0, 0
             size = segment.header.record_bytes
             with segment.path.open("rb") as file:
                 file.seek(BLOCK_BYTES)
                 seq = segment.header.first_seq
                 while len(record := file.read(size)) == size:
                     try:
-                        last = codec.decode(record, seq)
+                        packet = codec.decode(record, seq)
                     except Torn:
                         torn = int(any(record))
                         break
+                    if last is not None and packet.handled > last.handled:
+                        alive_us = packet.boot_us
+                    last = packet
                     seq += 1
             if last is not None:
-                return Tail(
-                    last.seq, last.position + last.frames, last.delivered, last.handled, last.boot, last.boot_us
-                ), torn
+                end = last.position + last.frames
+                tail = Tail(last.seq, end, last.delivered, last.handled, last.boot, last.boot_us, alive_us)
+                return tail, torn
             segments.pop()  # begun, and nothing of it durable
         return Tail(), 0
 

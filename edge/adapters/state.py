@@ -65,6 +65,11 @@ class StateDirectory:
         """Where undelivered packets are kept."""
         return self.path / "pending"
 
+    @property
+    def spool(self) -> Path:
+        """Where recordings are kept."""
+        return self.path / "spool"
+
     def device_id(self) -> str:
         """A random id, made once: what servers see as `client_id`. Raises ConfigError where it cannot be kept."""
         path = self.path / "device-id"

@@ -221,12 +221,12 @@ class Stage:
             self.is_ended.set()
 
 
-def withholding(wire: Callable[[int], bytes], audio: AudioFormat, seq: int) -> Callable[[int], bytes]:
+def withholding(wire: Callable[[int], bytes | None], audio: AudioFormat, seq: int) -> Callable[[int], bytes | None]:
     """`wire`, but of packet `seq` only one frame goes out: the receiver takes it, and misses the rest unawares."""
 
-    def thinned(number: int) -> bytes:
+    def thinned(number: int) -> bytes | None:
         packet = wire(number)
-        if number != seq:
+        if number != seq or packet is None:
             return packet
         header = decode_header(packet)
         first = packet[HEADER_BYTES : HEADER_BYTES + audio.frame_bytes]

@@ -25,7 +25,6 @@ HELP = (
     "Record from SOURCE until N seconds, its end or Ctrl-C; then deliver all. A second Ctrl-C keeps the rest for "
     "later; SIGTERM, or a terminal that goes away, delivers for connection.shutdown_drain seconds at most."
 )
-CARD = "card"
 _LINE_S = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _QUIET = {"waiting", "message", "connected"}
@@ -162,14 +161,14 @@ class _Run:
             )
         seconds = self._args.seconds
         limit = None if seconds is None else max(1, round(seconds * self._device.audio.rate_hz))
-        delivering = asyncio.create_task(self._device.run(self._app.forget), name="deliver")
+        delivering = asyncio.create_task(self._device.run(), name="deliver")
         tasks = [
             delivering,
             asyncio.create_task(self._show(), name="live line"),
             asyncio.create_task(self._device.show(), name="panel"),
         ]
         failure: EdgeError | None = None
-        unkept: dict[str, str] = {}
+        unkept: dict[str, tuple[int, str]] = {}
         try:
             recording, _ = await self._device.start(limit)
             self._app.owe_kept()
@@ -185,7 +184,7 @@ class _Run:
             await asyncio.wait(tasks)
             bugs = [bug for task in tasks if not task.cancelled() and (bug := task.exception())]
             self._screen.clear()
-            unkept = self._keep_rest()
+            unkept = await self._keep_rest()
             await self._app.server.close()
             for number in _SIGNALS:  # all is done: nothing is left that one Ctrl-C more could end, but the exit code
                 loop.remove_signal_handler(number)
@@ -194,11 +193,13 @@ class _Run:
             raise bugs[0]
         account = recording.account()
         if recording.recording_id in unkept:
+            frames = unkept[recording.recording_id][0]
+            cause = app.FROM_CARD if self._app.store.policy.has_audio else app.FROM_MEMORY
             lost: dict[str, int] = account["lost"]
-            lost[CARD] = lost.get(CARD, 0) + account["pending"]
-            account["pending"] = 0
+            lost[cause] = lost.get(cause, 0) + frames
+            account["pending"] -= frames
         self._report(account)
-        is_owed = any(not owed.is_whole and owed.recording_id not in unkept for owed in self._device.undelivered)
+        is_owed = any(not owed.is_whole and owed.ledger.card_frames for owed in self._device.undelivered)
         return _exit_code(account, self._device.bug or error, failure, is_owed)
 
     def _interrupted(self) -> None:
@@ -241,17 +242,14 @@ class _Run:
             self._screen.show(self._device.status())
             await asyncio.sleep(_LINE_S)  # the rhythm of a display
 
-    def _keep_rest(self) -> dict[str, str]:
-        failed = self._app.keep_rest()
+    async def _keep_rest(self) -> dict[str, tuple[int, str]]:
+        unkept = await self._app.keep_rest()
         for recording in self._device.undelivered:
-            reason = failed.get(recording.recording_id)
-            if reason is not None and self._app.is_kept(recording):
-                self._screen.say(f"how far recording {recording.recording_id} came cannot be noted ({reason})")
-                del failed[recording.recording_id]
-            elif reason is not None:
-                seconds = recording.audio.seconds(recording.ledger.ram_frames)
-                self._screen.say(f"{seconds:.1f} s of audio are lost: they cannot be kept on disk ({reason})")
-        return failed
+            if recording.recording_id in unkept:
+                frames, why = unkept[recording.recording_id]
+                seconds = recording.audio.seconds(frames)
+                self._screen.say(f"{seconds:.1f} s of audio are lost: they cannot be kept on the card ({why})")
+        return unkept
 
     def _report(self, account: JsonObject) -> None:
         if self._args.json:

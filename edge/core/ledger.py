@@ -177,6 +177,11 @@ class Ledger:
         return self._end_offset - self._start_offset
 
     @property
+    def start_offset(self) -> int:
+        """The ring offset of its first frame: what to take off an offset for the place in its stored audio."""
+        return self._start_offset
+
+    @property
     def last(self) -> int:
         """Number of the last complete packet; 0 before the first."""
         run = self._runs[-1]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from edge.core.journal import BootEntry, EndEntry, Entry, GapEntry, LostEntry, MarkEntry, SessionEntry
 from edge.core.ledger import Ledger
 from edge.core.manifest import CardState, Manifest
+from edge.core.timebase import Anchor
 
 UNEXPLAINED = "power"  # a gap whose journal line is gone: what took the line explains it
 CRASH, POWER = "crash", "power"
@@ -27,7 +28,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The last whole record; packet 0 where there is none. `end_position` is where it ends, in frames."""
+    """The last whole record; packet 0 where there is none.
+
+    end_position  where it ends, in frames
+    alive_us      when the server surely was alive, microseconds of the boot clock: `handled` had just moved. 0: unknown
+    """
 
     last_seq: int = 0
     end_position: int = 0
@@ -35,6 +40,7 @@ class Tail:
     handled: int = 0
     boot: int = 0
     boot_us: int = 0
+    alive_us: int = 0
 
 
 @dataclass(slots=True)
@@ -111,6 +117,7 @@ class _Told:
                 self.boots[entry.boot] = entry
             case SessionEntry():
                 self.sessions[entry.session_id] = entry
+                self.delivered = max(self.delivered, entry.first_seq - 1)  # where it began, all before was delivered
             case GapEntry():
                 self.gaps[entry.before_seq, entry.cause] = entry
             case LostEntry():
@@ -160,16 +167,6 @@ def _fill(ledger: Ledger, gaps: Sequence[GapEntry], tail: Tail) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Now:
-    """The present: which boot, its clock in seconds, what to add for UTC, and whether that is trusted."""
-
-    boot_id: str
-    boot_s: float
-    utc_minus_boot_s: float
-    trusted: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether recording goes on by itself, and why; `gap_s` is the time between, where it is known."""
 
@@ -179,19 +176,19 @@ class Verdict:
     gap_s: float | None = None
 
 
-def verdict(found: Recovered, now: Now, *, resume_within_s: float, after_power_loss: bool) -> Verdict:
+def verdict(found: Recovered, now: Anchor, boot_s: float, *, resume_within_s: float, after_power_loss: bool) -> Verdict:
     """What to do about a recording that was cut off: nobody is recorded unaware, and nobody loses a recording that
     only its process lost."""
     last_boot = found.boots.get(found.tail.boot)
     last_s = found.tail.boot_us / 1e6
     if last_boot is not None and last_boot.boot_id == now.boot_id:
-        gap_s = max(0.0, now.boot_s - last_s)
+        gap_s = max(0.0, boot_s - last_s)
         return Verdict(True, CRASH, f"the recorder ended {gap_s:.0f} s ago without a stop", gap_s)
     if not after_power_loss:
         return Verdict(False, POWER, "spool.resume_after_power_loss is off")
     if last_boot is None or not (last_boot.trusted and now.trusted) or not found.tail.last_seq:
         return Verdict(False, POWER, "no trusted clock tells how long the power was away")
-    gap_s = now.boot_s + now.utc_minus_boot_s - last_s - last_boot.utc_minus_boot_s
+    gap_s = boot_s + now.utc_minus_boot_s - last_s - last_boot.utc_minus_boot_s
     if not 0 <= gap_s <= resume_within_s:
         return Verdict(False, POWER, f"the power was away for {gap_s:.0f} s, more than {resume_within_s:g} s", gap_s)
     return Verdict(True, POWER, f"the power was away for {gap_s:.0f} s", gap_s)

@@ -13,9 +13,11 @@ from edge.core.session import State
 from edge.errors import EdgeError, InternalError
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.courier import Courier
+from edge.runtime.lease import RingShare
 from edge.runtime.ports import JsonObject, Panel, Source, SourceInfo
 from edge.runtime.recorder import SILENCE_DBFS, Recorder
 from edge.runtime.recording import Recording
+from edge.runtime.store import DROP_OLDEST, FULL, Store
 from edge.runtime.uplink import Happening, Uplink
 
 BLINK_S = 1.0
@@ -38,6 +40,9 @@ class Status:
     lost: float
     waiting_recordings: int
     drift_ppm: float | None = None
+    unsafe: float = 0.0  # in memory only: a power cut would take it
+    card_trouble: str = ""
+    card_left: float | None = None
 
 
 class Device:
@@ -56,12 +61,17 @@ class Device:
         *,
         clock: ClockWatch,
         aside: Uplink | None = None,
+        make_store: Callable[[Ring], Store] | None = None,
+        max_seconds: float = 0.0,
     ) -> None:
         self.audio = audio
         self.ring = Ring(int(ring_seconds * audio.rate_hz), audio.frame_bytes)
         self.courier = Courier(uplink, settings, tell, aside)
         self.clock = clock
-        clock.on_change = self.courier.clock_changed
+        clock.on_change = self._clock_changed
+        self.store = make_store(self.ring) if make_store is not None else None
+        self._share = RingShare(self.ring)
+        self._max_frames = int(max_seconds * audio.rate_hz) or None
         self._open_source = open_source
         self._policy = policy
         self._settings = settings
@@ -88,11 +98,13 @@ class Device:
             self.audio,
             self._policy.packet_frames,
             self._settings,
-            self.courier.supplied,
+            self._supplied,
             self._ended,
             lambda kind, text: self._tell(Happening(kind, text)),
-            limit_frames,
+            min((limit for limit in (limit_frames, self._max_frames) if limit is not None), default=None),
             clock=self.clock,
+            share=self._share,
+            store=self.store,
         )
         try:
             info = await recorder.start()
@@ -114,14 +126,41 @@ class Device:
         if self._recorder is not None:
             self._recorder.stop()
 
+    def abandon(self) -> None:
+        """The process ends: close the account of what is recorded."""
+        if self._latest is not None:
+            self._latest.abandon()
+
     async def ended(self) -> EdgeError | None:
         """Wait until the latest recording has ended: None where that was wanted."""
         return await self._latest.ended() if self._latest is not None else None
 
     def _ended(self) -> None:
-        if self._recorder is not None:
-            self._recorder = None
-            self._tell(Happening("stopped", "the recording has ended"))
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            is_forgotten = self._max_frames is not None and recorder.recording.ledger.expected >= self._max_frames
+            limit = f": the limit of {self.audio.seconds(self._max_frames or 0) / 3600:g} h (max_recording_hours)"
+            self._tell(Happening("stopped", "the recording has ended" + (limit if is_forgotten else "")))
+
+    def _supplied(self) -> None:
+        self.courier.supplied()
+        if self.store is not None and self.store.is_at_its_end():
+            self._make_do(self.store)
+
+    def _make_do(self, store: Store) -> None:
+        """Neither card nor memory takes more."""
+        if store.policy.when_full == DROP_OLDEST:
+            dropped_s = store.drop_oldest()
+            if dropped_s:
+                self._tell(Happening("dropped", f"card and memory are full: the oldest {dropped_s:.0f} s are given up"))
+        elif self._recorder is not None:
+            self._tell(Happening(FULL, "card and memory are full: the recording is ended, what there is of it is kept"))
+            self._recorder.stop(FULL)
+
+    def _clock_changed(self) -> None:
+        self.courier.clock_changed()
+        if self.store is not None:
+            self.store.clock_changed()
 
     def retry_now(self, reason: str) -> None:
         """Try the connection at once."""
@@ -160,11 +199,19 @@ class Device:
         """What is owed, the one under delivery first."""
         return self.courier.undelivered
 
+    def _delivered(self, also: Callable[[Recording], None]) -> Callable[[Recording], None]:
+        def delivered(recording: Recording) -> None:
+            if self.store is not None:
+                self.store.delivered(recording)
+            also(recording)
+
+        return delivered
+
     async def run(self, on_delivered: Callable[[Recording], None] = lambda recording: None) -> None:
         """Watch the clock, and deliver until cancelled."""
         watching = asyncio.create_task(self.clock.run(), name="clock")
         try:
-            await self.courier.run(on_delivered)
+            await self.courier.run(self._delivered(on_delivered))
         finally:
             watching.cancel()
             await asyncio.wait([watching])
@@ -179,14 +226,12 @@ class Device:
         failure = session.failure if session else None
         recorder = self._recorder
         current = recorder.recording if recorder else (recordings[0] if recordings else None)
-        undelivered = sum(recording.ledger.ram_frames for recording in recordings)
+        undelivered = sum(recording.ledger.kept_frames for recording in recordings)
         unhandled = undelivered
         if session is not None and self.courier.under_delivery is not None:
             ledger = self.courier.under_delivery.ledger
             if session.handled > ledger.delivered:
-                packet = ledger.packet(session.handled)
-                done = packet.offset + packet.frames - ledger.packet(ledger.delivered + 1).offset
-                unhandled -= done
+                unhandled -= ledger.kept_between(ledger.delivered + 1, session.handled)
         return Status(
             recorder is not None,
             self.uplink.state,
@@ -201,6 +246,9 @@ class Device:
             seconds(sum(current.ledger.lost.values())) if current else 0.0,
             len(recordings),
             recorder.drift_ppm() if recorder else None,
+            seconds(sum(recording.ledger.ram_frames for recording in recordings)),
+            self.store.spooler.trouble if self.store else "",
+            self.store.spooler.left_s if self.store else None,
         )
 
     async def show(self) -> None:

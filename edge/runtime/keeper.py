@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from edge.core.journal import BootEntry, EndEntry, Entry, GapEntry, LostEntry, SessionEntry
+from edge.core.journal import BootEntry, EndEntry, Entry, GapEntry, LostEntry
 from edge.core.ledger import Ledger
 from edge.core.packet import HEADER_BYTES, AudioFormat, encode_header
 from edge.core.ring import Ring
@@ -77,6 +77,13 @@ def stamped_by(boots: Mapping[int, BootEntry]) -> Callable[[CardPacket], float |
     return stamp
 
 
+def give_up(held: Held, ledger: Ledger, first: int, last: int, cause: str = DAMAGED) -> None:
+    """Packets can never be sent any more: in the account, and in the journal."""
+    before = ledger.lost.get(cause, 0)
+    ledger.lose(first, last, cause)
+    held.inbox.append(LostEntry(first, last, ledger.lost.get(cause, 0) - before, cause))
+
+
 class Keeper:
     """Keeps one live recording on the card. Everything here runs in the loop."""
 
@@ -100,14 +107,18 @@ class Keeper:
         self._audio = audio
         self._queued = 0
         self._anchor = timebase.current
-        self._start_offset = ring.head
-        self._reader = CardReader(lambda: held.card, ledger, audio, self._stamp, self.lose)
+        self._start_offset = ledger.start_offset
+        self._reader = CardReader(
+            lambda: held.card, ledger, audio, self._stamp, lambda first, last: give_up(held, ledger, first, last)
+        )
         held.on_durable = self._durable
         spooler.hold(held)
 
     def supply(self) -> None:
         """Hand over the packets that were completed, and the gaps between them."""
         ledger, inbox = self._ledger, self.held.inbox
+        if self.held.meta is not None and not self.held.meta.has_audio:
+            self._queued = ledger.last
         while self._queued < ledger.last:
             seq = self._queued + 1
             packet = ledger.packet(seq)
@@ -143,16 +154,9 @@ class Keeper:
             boot = BootEntry(self.held.boot, anchor.boot_id, anchor.utc_minus_boot_s, anchor.trusted)
             self.held.inbox.append(boot)
 
-    def session(self, session_id: str, first_seq: int, server: str, boot_s: float) -> None:
+    def session(self, session_id: str, server: str, boot_s: float) -> None:
         """The server has a session: an heir of this process wants to know."""
-        self.held.inbox.append(SessionEntry(session_id, first_seq, server, self.held.boot, boot_s))
-
-    def lose(self, first: int, last: int, cause: str = DAMAGED) -> None:
-        """Packets can never be sent any more."""
-        before = self._ledger.lost.get(cause, 0)
-        self._ledger.lose(first, last, cause)
-        frames = self._ledger.lost[cause] - before
-        self.held.inbox.append(LostEntry(first, last, frames, cause))
+        self.held.note_session(session_id, server, self._ledger.delivered + 1, boot_s)
 
     def _durable(self, seq: int) -> None:
         if seq > self._ledger.synced:

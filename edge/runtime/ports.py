@@ -26,6 +26,7 @@ class SourceInfo:
     audio: AudioFormat
     period_frames: int
     notes: tuple[str, ...] = ()
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,14 @@ from edge.core.timebase import Timebase
 from edge.errors import EdgeError
 from edge.runtime.capture import Capture
 from edge.runtime.clockwatch import ClockWatch
+from edge.runtime.keeper import Keeper
+from edge.runtime.lease import RingShare
 from edge.runtime.ports import JsonObject, Source, SourceInfo
 from edge.runtime.recording import Recording, packets_in_ring
+from edge.runtime.store import Store
 
 OVERFLOW = "overflow"
+STOP = "stop"
 SILENCE_DBFS = -120.0
 _FULL_SCALE = 32768
 _LEVEL_S = 0.1
@@ -46,8 +50,15 @@ class Recorder:
         limit_frames: int | None = None,
         *,
         clock: ClockWatch,
+        share: RingShare,
+        store: Store | None = None,
     ) -> None:
         ledger = Ledger(packet_frames, ring.head)
+        self._lease = share.lease()
+        self._store = store
+        self._keeper: Keeper | None = None
+        self._ended_by = ""
+        self._limit_frames = limit_frames
         self._timebase = timebase = Timebase(audio.rate_hz)
         self._clock = clock
         clock.follow(timebase)
@@ -73,10 +84,20 @@ class Recorder:
         """Open the source and begin. Raises MicrophoneError; then nothing was recorded."""
         self._clock.look()
         self._capture.start()
-        return await self._capture.opened
+        try:
+            info = await self._capture.opened
+        except EdgeError:
+            self._lease.end()
+            raise
+        if self._store is not None:
+            self._keeper = self._store.begin(self.recording, self._timebase, info, self._release)
+            self._keeper.supply()
+        return info
 
-    def stop(self) -> None:
-        """End after the read that is under way; a source that does not come back from it is given up."""
+    def stop(self, by: str = STOP) -> None:
+        """End after the read that is under way; a source that does not come back from it is given up. `by` says what
+        for."""
+        self._ended_by = self._ended_by or by
         self._capture.stop()
 
     async def ended(self) -> EdgeError | None:
@@ -84,11 +105,29 @@ class Recorder:
         await asyncio.wait([self._capture.ended])
         return self._capture.ended.result()
 
-    def _end(self) -> None:
+    def abandon(self) -> None:
+        """The process ends; what the source still holds, or a bug left open, is not waited for."""
+        if not self.recording.ledger.ended:
+            self._close(self._ended_by or STOP)
+
+    def _close(self, by: str) -> None:
         self._account()
         self.recording.ledger.end()
+        if self._keeper is not None:
+            self._keeper.end(by)
+
+    def _end(self) -> None:
+        ledger = self.recording.ledger
+        if not ledger.ended:
+            self._close(self._ended_by or self._end_by_itself())
+        self._release(ledger.needed_from)
         self._on_supply()
         self._on_end()
+
+    def _end_by_itself(self) -> str:
+        if self._capture.ended.result() is not None:
+            return "microphone"
+        return "limit" if self._limit_frames == self.recording.ledger.expected else "source"
 
     def level_dbfs(self) -> float:
         """RMS of the last 100 ms, all channels together; -120 stands for silence and for nothing."""
@@ -107,7 +146,11 @@ class Recorder:
         return self._timebase.drift_ppm()
 
     def _release(self, offset: int) -> None:
-        self._ring.release(offset)
+        ledger = self.recording.ledger
+        if ledger.ended and not ledger.ram_frames:
+            self._lease.end()
+        else:
+            self._lease.move(offset)
         self._capture.has_space()
 
     def _account(self) -> None:
@@ -127,6 +170,8 @@ class Recorder:
                 refused += finding.refused
         self._say_overflow(refused)
         if ledger.last > last:
+            if self._keeper is not None:
+                self._keeper.supply()
             self._on_supply()
 
     def _say_overflow(self, refused: int) -> None:

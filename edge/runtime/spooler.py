@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge.core.budget import Announcer, bytes_per_s
-from edge.core.journal import Entry, MarkEntry
+from edge.core.journal import Entry, MarkEntry, SessionEntry
 from edge.core.ledger import Packet
 from edge.core.manifest import CardState, Manifest
 from edge.core.packet import encode_header
@@ -27,6 +27,7 @@ from edge.core.segment import CardPacket
 from edge.errors import InternalError
 from edge.runtime.ports import Card, Spool
 from edge.runtime.recording import Recording
+from edge.runtime.uplink import boot_clock
 
 _MARK_S = 10.0  # how often delivery's progress is noted where no audio is written that could carry it
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -47,7 +48,6 @@ class Held:
     """One recording on its way to the card, or on it. The loop appends to `inbox`; the thread owns the rest."""
 
     recording: Recording
-    on_durable: Callable[[int], None]
     meta: Manifest | None = None
     first_notes: tuple[Entry, ...] = ()
     card: Card | None = None
@@ -62,6 +62,11 @@ class Held:
     marked_at: float = 0.0
     is_through: bool = False  # nothing more will be done about it
     drops: int = 0  # wanted: so many segments more may be given up
+    on_durable: Callable[[int], None] = lambda seq: None
+
+    def note_session(self, session_id: str, server: str, first_seq: int, boot_s: float) -> None:
+        """The server has a session: an heir of this process wants to know."""
+        self.inbox.append(SessionEntry(session_id, first_seq, server, self.boot, boot_s))
 
 
 class Spooler:
@@ -73,7 +78,7 @@ class Spooler:
         ring: Ring,
         sync_interval: float,
         tell: Callable[[str, str], None],
-        clock: Callable[[], float],
+        clock: Callable[[], float] = boot_clock,
     ) -> None:
         self.trouble = ""  # why the card takes nothing just now
         self.is_full = False
@@ -83,23 +88,25 @@ class Spooler:
         self._interval = sync_interval
         self._tell = tell
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._held: list[Held] = []
         self._lock = threading.Lock()
         self._kick = threading.Event()
         self._is_stopping = False
         self._announcer = Announcer()
-        self._ended: asyncio.Future[bool] = self._loop.create_future()
+        self._ended: asyncio.Future[bool] | None = None
         self._passes: list[asyncio.Future[None]] = []
-        self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
-        self._thread.start()
 
     # --- for the loop ----------------------------------------------------------------------------------------------
 
     def hold(self, held: Held) -> Held:
-        """Take a recording under this thread's care."""
+        """Take a recording under this thread's care; the first one starts the thread."""
         with self._lock:
             self._held.append(held)
+        if self._ended is None:
+            self._loop = asyncio.get_running_loop()
+            self._ended = self._loop.create_future()
+            threading.Thread(target=self._run, args=(self._ended,), name="spool", daemon=True).start()
         self._kick.set()
         return held
 
@@ -109,7 +116,9 @@ class Spooler:
 
     async def flush(self) -> None:
         """Return after a whole round that began now: what could be written is durable then."""
-        passed: asyncio.Future[None] = self._loop.create_future()
+        if self._ended is None or self._ended.done():
+            return
+        passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._lock:
             self._passes.append(passed)
         self._kick.set()
@@ -117,6 +126,8 @@ class Spooler:
 
     async def close(self, patience_s: float) -> bool:
         """Write what is left and end; False where the card did not let it within `patience_s`."""
+        if self._ended is None:
+            return True
         self._is_stopping = True
         self._kick.set()
         with contextlib.suppress(TimeoutError):
@@ -126,7 +137,7 @@ class Spooler:
 
     # --- in the thread ---------------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, ended: asyncio.Future[bool]) -> None:
         is_clean = False
         try:
             while True:
@@ -151,12 +162,13 @@ class Spooler:
             if held.card is not None:
                 with contextlib.suppress(OSError):
                     held.card.close()
-        self._call(functools.partial(_settle, self._ended, is_clean))
+        self._call(functools.partial(_settle, ended, is_clean))
 
     def _has_work(self) -> bool:
         return any(not held.is_through for held in self._held)
 
     def _call(self, function: Callable[[], object]) -> None:
+        assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the loop was closed: nobody wants to know any more
             self._loop.call_soon_threadsafe(function)
 

@@ -330,9 +330,7 @@ class Uplink:
         def wire(seq: int) -> bytes | None:
             return recording.wire(seq) if seq > recording.ledger.delivered else b""
 
-        self._channel = Channel(
-            wire, lambda what: self._reported(what, number), self._break, recording.load, self.gate
-        )
+        self._channel = Channel(wire, lambda what: self._reported(what, number), self._break, recording.load, self.gate)
         self._channel.open(self._dial, session_id, closing)
 
     def _reported(self, what: bool | JsonObject | Closed | EdgeError, number: int) -> None:

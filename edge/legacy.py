@@ -1,0 +1,81 @@
+"""What the first release kept in STATE/pending/ comes onto the spool, as recordings like all others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from edge.adapters import pending
+from edge.adapters.spool import SpoolDirectory
+from edge.core.journal import EndEntry, Entry, GapEntry, MarkEntry
+from edge.core.ledger import Ledger
+from edge.core.manifest import Manifest
+from edge.core.segment import CardPacket
+from edge.errors import EdgeError
+from edge.runtime.recorder import STOP
+from edge.runtime.uplink import Happening
+
+_BATCH = 64
+
+
+def import_pending(folder: Path, spool: SpoolDirectory, device_id: str, tell: Callable[[Happening], None]) -> None:
+    """Bring over what is in `folder`; each goes there only once it is durable here. What cannot be read stays."""
+    for found in pending.kept(folder):
+        if isinstance(found, EdgeError):
+            tell(Happening("warning", str(found)))
+            continue
+        try:
+            _import(found, spool, device_id)
+            pending.drop(found.folder)
+        except OSError as error:
+            why = error.strerror or str(error)
+            text = f"the kept recording {found.folder} cannot be brought onto the spool ({why}); it stays where it is"
+            tell(Happening("warning", f"{text}, and is tried again at the next start"))
+
+
+def _import(found: pending.Kept, spool: SpoolDirectory, device_id: str) -> None:
+    target = spool.recordings / found.recording_id
+    if target.exists():  # an earlier try was cut off, and its source is still whole
+        spool.set_aside(target, "it was brought over only in part; a whole copy followed")
+    ledger, settings = found.ledger, found.course.settings
+    meta = Manifest(
+        found.recording_id, device_id, "", "", found.audio, ledger.packet_frames, settings, spool.next_number()
+    )
+    first = ledger.delivered + 1
+    entries: list[Entry] = [MarkEntry(ledger.delivered, ledger.delivered), *_gaps(ledger, first)]
+    card = spool.create(meta, entries)
+    try:
+        for start in range(first, ledger.last + 1, _BATCH):
+            packets = [ledger.packet(seq) for seq in range(start, min(start + _BATCH, ledger.last + 1))]
+            card.append(
+                [
+                    CardPacket(found.wire(packet.seq), packet.position, 0, delivered=ledger.delivered)
+                    for packet in packets
+                ],
+                [packet.offset - ledger.start_offset for packet in packets],
+            )
+        card.note([EndEntry(ledger.expected, STOP)])
+        card.seal(STOP)
+    finally:
+        card.close()
+
+
+def _gaps(ledger: Ledger, first: int) -> Iterator[GapEntry]:
+    """Where each gap is; what lies before packet `first` in one piece, as only its sum counts there."""
+    ahead = {
+        seq: [gap for gap in ledger.gaps_before(seq) if gap.lost_from is None]
+        for seq in range(first + 1, ledger.last + 2)
+    }
+    before = dict(ledger.lost)
+    for gaps in ahead.values():
+        for gap in gaps:
+            before[gap.cause] -= gap.frames
+    for cause, frames in before.items():
+        if frames:
+            yield GapEntry(first, 0, frames, cause)
+    for seq, gaps in ahead.items():
+        end = ledger.packet(seq).position if seq <= ledger.last else ledger.expected
+        position = end - sum(gap.frames for gap in gaps)
+        for gap in gaps:
+            yield GapEntry(seq, position, gap.frames, gap.cause)
+            position += gap.frames
