@@ -7,6 +7,7 @@
     |-- MicrophoneError              6   environment  absent, gone, or not what was asked for
     |-- Unreachable                  3   environment  no way to the server just now: worth another try
     |-- ServerRefused                5   remote       the server said no: a person has to change something
+    |   `-- StartRefused             5   remote       it does not take the agent or the event
     |-- PacketError                  5   remote       bytes that are no PCM1 packet
     `-- UnreadableError              3   environment  audio kept on disk that cannot be read back
 
@@ -93,6 +94,10 @@ class ServerRefused(EdgeError):
 
     exit_code = ExitCode.REFUSED
     fault = Fault.REMOTE
+
+
+class StartRefused(ServerRefused):
+    """The server let us in, but opens no session for what the start request says: the agent, the event."""
 
 
 class PacketError(EdgeError):

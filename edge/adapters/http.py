@@ -15,13 +15,14 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from edge.errors import EdgeError, ServerRefused, Unreachable
+from edge.errors import EdgeError, ServerRefused, StartRefused, Unreachable
 from edge.runtime.ports import JsonObject, SessionStatus
 
 _STOP_TIMEOUT_S = 30.0  # a stop blocks until the tail is transcribed, seconds; it may be repeated
 # For TCP and again for TLS, so that both end before the whole call does: a handshake that is cut short from outside
 # leaves its socket open (httpcore 1.0), and a server that hangs would be given one more with each call.
 _CONNECT_SHARE = 0.45
+_NOT_THESE_SETTINGS = (400, 422, 500)  # an agent that it does not know is 500 (PROTOCOL.md)
 _MAX_BODY = 1 << 20
 _MAX_SESSION_ID = 256
 _MAX_QUOTE = 200
@@ -40,7 +41,7 @@ class HttpServerApi:
         self._last_token = ""
 
     async def start(self, settings: JsonObject) -> str:
-        """Open a session; returns its id. Raises Unreachable or ServerRefused."""
+        """Open a session; returns its id. Raises Unreachable, ServerRefused, or StartRefused for these `settings`."""
         code, body = await self._call("POST", "/api/recording/start", settings, self._timeout_s)
         if code == 409:
             raise ServerRefused(
@@ -50,12 +51,10 @@ class HttpServerApi:
         if code in (429, 502, 503, 504):
             raise Unreachable(f"the server is not ready (HTTP {code})")
         if code != 200:
-            what = self._quoted(body) or f"HTTP {code}"
-            raise ServerRefused(
-                f"the server would not start a recording ({what})",
-                "audio is kept",
-                "check server.agent and server.event",
-            )
+            what = f"the server would not start a recording ({self._quoted(body) or f'HTTP {code}'})"
+            if code in _NOT_THESE_SETTINGS:
+                raise StartRefused(what, "audio is kept", "check server.agent and server.event")
+            raise ServerRefused(what, "audio is kept", "check that server.url is an aia-v4 server")
         session_id = body.get("session_id") if isinstance(body, dict) else None
         if not isinstance(session_id, str) or not _is_session_id(session_id):
             raise ServerRefused(

@@ -11,7 +11,7 @@ from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
 from edge.core.ring import Ring
 from edge.core.session import State
-from edge.errors import EdgeError, InternalError, UnreadableError
+from edge.errors import EdgeError, InternalError, StartRefused, UnreadableError
 from edge.runtime.ports import JsonObject, Panel, Source, SourceInfo
 from edge.runtime.recorder import SILENCE_DBFS, Recorder
 from edge.runtime.recording import Recording
@@ -68,6 +68,7 @@ class Device:
         self._stored: deque[Recording] = deque()
         self._set_aside: list[Recording] = []
         self._refused: set[str] = set()
+        self._are_settings_taken = False
         self._has_work = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -207,10 +208,12 @@ class Device:
         if not self._owed:
             self._has_live.clear()
         await self.uplink.deliver(recording)
+        self._are_settings_taken = self._are_settings_taken or bool(recording.session_ids)
         return True
 
     async def _deliver_stored(self, recording: Recording) -> bool:
-        """False where it made way: for a live recording, or, refused, for another that may fare better."""
+        """False where it made way: for a live recording, or, refused, for another, or other settings, that may fare
+        better."""
         self._has_live.clear()
         delivering = asyncio.create_task(self.uplink.deliver(recording), name="deliver stored")
         is_wanted = asyncio.create_task(self._has_live.wait())
@@ -227,22 +230,64 @@ class Device:
         self._under_delivery = None
         if turn.cancelled():
             self._stored.appendleft(recording)
+        elif turn.result():
+            self._correct(recording)
+            self._stored.appendleft(recording)
         else:
             self._stored.append(recording)
         return False
 
-    async def _turn(self, recording: Recording) -> None:
-        """Return when a refused recording should let another one try: at once those that were not refused yet."""
+    async def _turn(self, recording: Recording) -> bool:
+        """Return when a refused recording should let another one try: at once those that were not refused yet.
+
+        True where the same one should try again, with the settings of today.
+        """
         await self.uplink.refused()
+        if self._is_correctable:
+            return True
         self._refused.add(recording.recording_id)
         while not self._may_turn:
             await self._wake.sleep(PROBE_S)
             if self._stored:
-                return
+                break
+        return False
 
     @property
     def _may_turn(self) -> bool:
-        return self._is_stored_turn and any(other.recording_id not in self._refused for other in self._stored)
+        is_other_new = any(other.recording_id not in self._refused for other in self._stored)
+        return self._is_stored_turn and (is_other_new or self._is_correctable)
+
+    @property
+    def _is_correctable(self) -> bool:
+        """Whether what the server refuses now is an agent or event that was mistyped when the recording was made.
+
+        Only where it has taken today's: else it may be the server that is wrong, and the audio would go to somebody
+        for whom it is not meant. And never where it once took the old ones.
+        """
+        recording, session = self._under_delivery, self.uplink.session
+        return (
+            self._is_stored_turn
+            and self._are_settings_taken
+            and session is not None
+            and isinstance(session.failure, StartRefused)
+            and recording is not None
+            and not recording.session_ids
+            and recording.settings != self._settings_of(recording)
+        )
+
+    def _settings_of(self, recording: Recording) -> JsonObject:
+        return {**self._settings, "recording": recording.recording_id}
+
+    def _correct(self, recording: Recording) -> None:
+        old, new = recording.settings, self._settings_of(recording)
+        recording.settings = new
+        self._tell(
+            Happening(
+                "corrected",
+                f"the server does not take recording {recording.recording_id} for {_addressee(old)}; it is sent for "
+                f"{_addressee(new)}, as configured now",
+            )
+        )
 
     async def _stumbled(self, error: Exception) -> None:
         self.bug = error if isinstance(error, EdgeError) else InternalError(f"{type(error).__name__}")
@@ -302,3 +347,7 @@ class Device:
                 return
             blink = not blink
             await asyncio.sleep(BLINK_S)  # a rhythm, not a wait for anything
+
+
+def _addressee(settings: JsonObject) -> str:
+    return f"agent {settings.get('agent')!r}, event {settings.get('event')!r}"

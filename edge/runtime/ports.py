@@ -75,7 +75,7 @@ class ServerApi(Protocol):
     """The HTTP side of a server. Every call is bounded in time; raises Unreachable or ServerRefused."""
 
     async def start(self, settings: JsonObject) -> str:
-        """POST /api/recording/start; returns the session id."""
+        """POST /api/recording/start; returns the session id. Raises StartRefused where it is the `settings`' fault."""
 
     async def stop(self, session_id: str) -> None:
         """POST /api/recording/stop: flushes the tail, blocks until it is transcribed."""

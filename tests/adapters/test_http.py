@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edge.adapters.http import HttpServerApi
-from edge.errors import ConfigError, EdgeError, ServerRefused, Unreachable
+from edge.errors import ConfigError, EdgeError, ServerRefused, StartRefused, Unreachable
 from edge.runtime.ports import SessionStatus
 from tests.adapters.hostile import BOUND_S, TOKEN, RawServer, Talk, TokenWatch, answers, server_tls
 
@@ -202,6 +202,27 @@ async def test_other_refusals_are_said_as_what_they_are(talk: Talk, text: str, w
     error, _ = await tried(talk, start, watch)
     assert isinstance(error, ServerRefused)
     assert text in str(error)
+
+
+@pytest.mark.parametrize(
+    ("talk", "is_settings", "remedy"),
+    [
+        (said({"error": "unknown agent"}, "500 Internal Server Error"), True, "check server.agent and server.event"),
+        (said({"message": "event is required"}, "400 Bad Request"), True, "check server.agent and server.event"),
+        (answers("404 Not Found"), False, "check that server.url is an aia-v4 server"),
+        (
+            answers("302 Found", b"", "Location: http://127.0.0.1:1/"),
+            False,
+            "check that server.url is an aia-v4 server",
+        ),
+        (said({"error": "conflict"}, "409 Conflict"), False, "end the other session"),
+        (said([{"error": "Invalid or missing token"}, 401]), False, "check server.token_file"),
+    ],
+)
+async def test_a_refusal_names_what_to_check(talk: Talk, is_settings: bool, remedy: str, watch: TokenWatch) -> None:
+    error, _ = await tried(talk, start, watch)
+    assert isinstance(error, StartRefused) == is_settings
+    assert str(error).endswith(f"audio is kept; {remedy}")
 
 
 @pytest.mark.parametrize("code", [429, 502, 503, 504])

@@ -446,9 +446,33 @@ def test_refused_is_5_at_once_kept_and_delivered_when_it_is_put_right(
     assert rig.received(done.account["recording"]) == samples
 
 
+def test_a_mistyped_agent_is_corrected_by_the_next_run(rig: Rig, nobody: str) -> None:
+    source, typed_samples = noise(rig.folder, "typed", 2)
+    typed = rig.record("--source", source, "--agent", "egde", "--event", "talk")
+    assert typed.code == 5
+    again = rig.record("--source", "tone:440", "--seconds", "1", "--agent", "egde")
+    assert again.code == 5
+    source, other_samples = noise(rig.folder, "other", 1)  # not refused: it keeps its own agent
+    other = rig.record("--source", source, "--agent", "other", "--drain-timeout", "0.2", url=nobody)
+    assert other.code == 3
+    done = rig.record("--source", "tone:440", "--seconds", "1", "--agent", "edge", "--event", "talk")
+    assert done.code == 0
+    assert rig.kept == set()
+    assert rig.received(typed.account["recording"]) == typed_samples
+    assert rig.received(other.account["recording"]) == other_samples
+    said = [line for line in done.stderr.splitlines() if "as configured now" in line]
+    assert len(said) == 2
+    assert typed.account["recording"] in said[0]
+    assert "agent 'egde', event 'talk'" in said[0]
+    assert "agent 'edge', event 'talk'" in said[0]
+
+
 def test_an_old_recording_that_is_refused_stops_nothing_that_comes_after(rig: Rig, nobody: str) -> None:
     old = rig.record("--source", "tone:440", "--seconds", "1", "--agent", "nobody")
     assert old.code == 5
+    # The server took the agent once: this is no typing error, and nobody else gets the audio.
+    description = rig.state / "pending" / old.account["recording"] / "recording.json"
+    description.write_text(json.dumps(json.loads(description.read_bytes()) | {"sessions": ["one"]}))
     source, later_samples = noise(rig.folder, "later", 1)
     later = rig.record("--source", source, "--drain-timeout", "0.2", url=nobody)
     assert later.code == 3

@@ -19,7 +19,7 @@ from edge.core.packet import HEADER_BYTES, AudioFormat, decode_header
 from edge.core.policy import Policy
 from edge.core.ring import Ring
 from edge.core.timebase import Timebase
-from edge.errors import EdgeError, ServerRefused, Unreachable
+from edge.errors import EdgeError, ServerRefused, StartRefused, Unreachable
 from edge.runtime.ports import Block, Closed, JsonObject, SessionStatus, Socket, SourceInfo
 from edge.runtime.recording import Recording, packets_in_ring
 from edge.runtime.uplink import Happening, RetryPolicy, Uplink
@@ -159,6 +159,7 @@ class FakeSocket:
 class FakeServer:
     """ServerApi and Dialer in one. Stores packets by recording; each knob is one way to misbehave.
 
+    agents                      those it knows
     refuse_start, refuse_dial   what the next calls raise, first to last; None lets one pass
     is_down                     every call raises Unreachable
     close_takes                 seconds until an orderly close is through
@@ -180,6 +181,7 @@ class FakeServer:
         self.refuse_start: deque[EdgeError | None] = deque()
         self.refuse_dial: deque[EdgeError | None] = deque()
         self.refuse_recordings: set[str] = set()
+        self.agents = {"a"}
         self.is_down = False
         self.is_silent = False  # takes everything, answers nothing
         self.close_takes = 0.0
@@ -197,7 +199,9 @@ class FakeServer:
         await asyncio.sleep(0)
         self._raise_next(self.refuse_start)
         if settings["recording"] in self.refuse_recordings:
-            raise ServerRefused("unknown agent")
+            raise ServerRefused("another session is active")
+        if settings.get("agent") not in {None, *self.agents}:  # a missing one is taken, as by the real server
+            raise StartRefused("unknown agent")
         self.settings.append(settings)
         session_id = f"session-{len(self.sessions) + 1}"
         self.sessions[session_id] = settings["recording"]

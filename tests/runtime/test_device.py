@@ -377,6 +377,67 @@ def test_refused_stored_recordings_take_turns() -> None:
     simulate(main())
 
 
+def mistyped(recording_id: str) -> Recording:
+    recording = stored(recording_id).recording
+    recording.settings["agent"] = "typo"
+    return recording
+
+
+def test_a_refused_agent_is_replaced_by_the_one_that_the_server_has_taken() -> None:
+    async def main() -> None:
+        rig = Rig()
+        rig.server.agents.add("b")
+        other = stored("other").recording
+        other.settings["agent"] = "b"
+        rig.device.owe(stored("live").recording)
+        rig.device.owe_stored([mistyped("one"), other, mistyped("two")])
+        rig.run()
+        refused = asyncio.create_task(rig.device.refused())
+        since = now()
+        await rig.device.delivered()
+        assert now() - since < 1.0
+        assert not refused.done()
+        assert rig.delivered == ["live", "one", "other", "two"]
+        assert [(settings["recording"], settings["agent"]) for settings in rig.server.settings] == [
+            ("live", "a"), ("one", "a"), ("other", "b"), ("two", "a"),
+        ]  # fmt: skip
+        assert rig.kinds().count("corrected") == 2
+        assert rig.running is not None
+        await joined([refused, rig.running])
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("why_not", ["nothing taken yet", "another refusal", "taken before", "the same today"])
+def test_otherwise_a_refused_recording_keeps_its_agent(why_not: str) -> None:
+    """Audio must not go to somebody for whom it was not meant only because a server is out of order."""
+
+    async def main() -> None:
+        rig = Rig()
+        old = mistyped("old")
+        if why_not == "another refusal":
+            rig.server.agents.add("typo")
+            rig.server.refuse_recordings.add("old")
+        elif why_not == "taken before":
+            old.session_ids.append("session-0")
+        elif why_not == "the same today":
+            old.settings["agent"] = "a"
+            rig.server.on_packet = lambda socket, seq: rig.server.agents.clear()
+        if why_not != "nothing taken yet":
+            rig.device.owe(stored("live").recording)
+        rig.device.owe_stored([old])
+        rig.run()
+        await rig.device.refused()
+        await asyncio.sleep(3 * PROBE_S)
+        assert [recording.recording_id for recording in rig.device.undelivered] == ["old"]
+        assert old.settings["agent"] == ("a" if why_not == "the same today" else "typo")
+        assert "corrected" not in rig.kinds()
+        assert rig.running is not None
+        await joined([rig.running])
+
+    simulate(main())
+
+
 def test_refused_waits_for_a_live_recordings_refusal_too() -> None:
     async def main() -> None:
         rig = Rig()
