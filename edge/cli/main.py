@@ -77,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("EDGE_DEBUG") == "1":
             traceback.print_exc()
         return _failed(error)
+    finally:
+        output.is_broken(sys.stderr)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -127,12 +129,16 @@ def version() -> str:
 
 def _failed(error: BaseException) -> int:
     """Say what happened in one line; returns the exit code."""
-    output.abandon_stdout_if_broken()
+    is_suspect = isinstance(error, OSError) and error.filename is None
+    is_stdout_broken = output.is_broken(sys.stdout, "\n" if is_suspect else "")
     leaves = list(_leaves(error))
     if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
         return INTERRUPTED
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
+    if is_stdout_broken and isinstance(error, OSError):
+        output.complain(f"stdout cannot be written ({error.strerror}); send it somewhere else")
+        return ExitCode.USAGE
     for leaf in leaves:
         if not isinstance(leaf, EdgeError):
             missing = leaf.name.partition(".")[0] if isinstance(leaf, ModuleNotFoundError) and leaf.name else ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 
 def prepare() -> None:
@@ -16,8 +18,10 @@ def prepare() -> None:
 
 
 def complain(text: str) -> None:
-    """One line to stderr: `edge: TEXT`."""
-    print(f"edge: {' '.join(text.split())}", file=sys.stderr, flush=True)
+    """One line to stderr: `edge: TEXT`. Where that takes none (closed, a full disk) the exit code still says it."""
+    if sys.stderr is not None:  # print would take stdout instead
+        with contextlib.suppress(OSError):
+            print(f"edge: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
 
 def note(text: str) -> None:
@@ -37,11 +41,18 @@ def flush() -> None:
         sys.stdout.flush()
 
 
-def abandon_stdout_if_broken() -> None:
-    """Where stdout takes no more (a closed pipe, a full disk), keep the interpreter's last flush from complaining."""
+def is_broken(stream: TextIO | None, probe: str = "") -> bool:
+    """Whether `stream` takes no more (a closed pipe, a full disk). If so, what it held back is given up: the
+    interpreter's last flush would complain of it, and change the exit code. A stream that holds nothing back only a
+    `probe` can tell, which is written."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return False
     try:
-        flush()
+        stream.write(probe)
+        stream.flush()
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+        return True
+    return False

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edge import app
 from edge.adapters.state import StateDirectory, default_state_path
+from edge.cli import output
 from edge.cli.options import add_config_options, load_config
 from edge.errors import EdgeError, ExitCode, ServerRefused
 from edge.runtime.device import Device, Status
@@ -22,11 +23,11 @@ from edge.runtime.uplink import Happening
 
 HELP = (
     "Record from SOURCE until N seconds, its end or Ctrl-C; then deliver all. A second Ctrl-C keeps the rest for "
-    "later; SIGTERM delivers for connection.shutdown_drain seconds at most."
+    "later; SIGTERM, or a terminal that goes away, delivers for connection.shutdown_drain seconds at most."
 )
 CARD = "card"
 _LINE_S = 0.2
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _QUIET = {"waiting", "message", "connected"}
 
 
@@ -136,6 +137,8 @@ class _Run:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         loop.add_signal_handler(signal.SIGTERM, self._terminated, loop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: it goes on without the terminal
+            loop.add_signal_handler(signal.SIGHUP, self._terminated, loop)
         loop.add_signal_handler(signal.SIGUSR1, self._device.retry_now, "asked for")
         if self._panel is not None:
             self._panel.on_press(
@@ -192,7 +195,10 @@ class _Run:
             self._enough.set()
 
     def _terminated(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Whoever sends SIGTERM does not wait for ever: systemd kills after a while, a machine is switched off."""
+        """Whoever sends SIGTERM does not wait for ever: systemd kills after a while, a machine is switched off.
+
+        SIGHUP comes from a terminal that is gone, such as a broken SSH connection: what is in memory must not go too.
+        """
         if self._is_terminated:
             self._enough.set()
             return
@@ -233,8 +239,13 @@ class _Run:
 
     def _report(self, account: JsonObject) -> None:
         if self._args.json:
-            print(json.dumps(account), flush=True)
-            return
+            try:
+                print(json.dumps(account), flush=True)
+            except OSError as error:  # nobody there, or a full disk: the exit code is still that of the audio
+                output.is_broken(sys.stdout)
+                self._screen.say(f"the account cannot be written to stdout ({error.strerror}); in short it is:")
+            else:
+                return
         seconds = self._device.audio.seconds
         causes = "".join(f", {seconds(frames):.3f} s lost ({cause})" for cause, frames in account["lost"].items())
         self._screen.say(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
 import sys
+import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,7 @@ def config(folder: Path, port: int = 0) -> ReceiverConfig:
     return ReceiverConfig(folder / "received", TOKEN, port=port)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_once_is_stop_and_deliver(number: signal.Signals, tmp_path: Path) -> None:
     source = ("--source", "tone:440")
     async with Receiver(config(tmp_path)) as receiver, Recorder(tmp_path, receiver.url, *source) as recorder:
@@ -212,21 +214,55 @@ async def test_nobody_reads_stdout(tmp_path: Path) -> None:
         recorder = Recorder(tmp_path, receiver.url, *options)
         read_end, write_end = os.pipe()
         os.close(read_end)
-        process = await asyncio.create_subprocess_exec(
-            *recorder.command, stdout=write_end, stderr=asyncio.subprocess.PIPE, cwd=ROOT
-        )
-        os.close(write_end)
-        async with asyncio.timeout(BOUND_S):
-            _, err = await process.communicate()
-        assert process.returncode == 141
-        assert b"Traceback" not in err
-        assert b"Exception" not in err
-        assert recorder.kept == []
+        full = os.open("/dev/full", os.O_WRONLY)
+        for stdout in (write_end, full):
+            process = await asyncio.create_subprocess_exec(
+                *recorder.command, stdout=stdout, stderr=asyncio.subprocess.PIPE, cwd=ROOT
+            )
+            os.close(stdout)
+            async with asyncio.timeout(BOUND_S):
+                _, err = await process.communicate()
+            assert process.returncode == 0
+            assert b"Traceback" not in err
+            assert b"Exception" not in err
+            assert b"the account cannot be written" in err
+            assert err.endswith(b"2.000 s: 2.000 s delivered, 0.000 s kept for later\n")
+            assert recorder.kept == []
+
+
+async def test_a_terminal_that_goes_away_takes_nothing_with_it(tmp_path: Path, port: ReservedPort) -> None:
+    """SSH over a network that fails: the very case in which all is still in memory."""
+    options = ("--source", "tone:440", "--pace", "fast", "--seconds", "2")
+    recorder = Recorder(tmp_path, f"http://127.0.0.1:{port.number}", *options, drain_s=0.1)
+    control, terminal = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *recorder.command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=ROOT,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(terminal)
+    seen = b""
+    async with asyncio.timeout(BOUND_S):
+        while b"the recording has ended" not in seen:
+            seen += await asyncio.to_thread(os.read, control, 1000)
+        os.close(control)
+        assert await process.wait() == 3
+    assert len(recorder.kept) == 1
+
+
+async def test_nohup_goes_on_without_the_terminal(tmp_path: Path) -> None:
+    async with Receiver(config(tmp_path)) as receiver:
+        recorder = Recorder(tmp_path, receiver.url, "--source", "tone:440", "--seconds", "2")
+        recorder.command.insert(0, "nohup")
+        async with recorder:
+            await recorder.said("connecting -> connected")
+            recorder.signal(signal.SIGHUP)
+            assert (await recorder.account(0))["delivered"] == 32000
 
 
 async def _run(command: list[str], prepare: Callable[[], object], *descriptors: int) -> tuple[int | None, str]:
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}  # what is held back fails a second time, at the exit
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, preexec_fn=prepare, pass_fds=descriptors, cwd=ROOT
+        *command, stdout=asyncio.subprocess.PIPE, preexec_fn=prepare, pass_fds=descriptors, cwd=ROOT, env=environment
     )
     async with asyncio.timeout(BOUND_S):
         out, _ = await process.communicate()

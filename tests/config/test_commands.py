@@ -191,13 +191,32 @@ def test_a_closed_pipe_is_no_matter() -> None:
     assert "Error" not in run.stderr
 
 
-def test_a_full_disk_and_a_closed_stdout_are_no_traceback() -> None:
-    for target, code in ((">/dev/full", 1), (">&-", 0)):
-        shell = f"{sys.executable} -m edge check-config {target}"
-        run = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT, timeout=60)
-        assert run.returncode == code, run.stderr
-        assert "Traceback" not in run.stderr
-        assert "Exception ignored" not in run.stderr
+@pytest.mark.parametrize(
+    ("command", "code", "out", "err"),
+    [
+        (
+            "check-config >/dev/full",
+            2,
+            "",
+            "edge: stdout cannot be written (No space left on device); send it somewhere else",
+        ),
+        ("--version >&-", 0, "", ""),
+        ("nonsense 2>&-", 2, "", ""),  # and no complaint among what programs read
+        ("nonsense 2>/dev/full", 2, "", ""),
+        ("check-config >/dev/full 2>/dev/full", 2, "", ""),
+        ("check-config /nonexistent 2>/dev/full", 2, "", ""),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_where_nothing_can_be_written_the_exit_code_is_right(
+    unbuffered: str, command: str, code: int, out: str, err: str
+) -> None:
+    shell = f"PYTHONUNBUFFERED={unbuffered} {sys.executable} -m edge {command}"
+    run = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (run.returncode, run.stdout) == (code, out), run.stderr
+    assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
+    assert "".join(run.stderr.splitlines()[-1:]) == err
 
 
 def test_table() -> None:
