@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,9 +151,11 @@ def start_settings(config: Config) -> JsonObject:
 def _policy(config: Config, audio: AudioFormat) -> Policy:
     packet_frames, rest = divmod(audio.rate_hz * config.audio.packet_ms, 1000)
     if rest:
+        step_ms = 1000 // math.gcd(audio.rate_hz, 1000)
         raise ConfigError(
             f"{config.audio.packet_ms} ms at {audio.rate_hz} Hz are no whole number of frames",
-            remedy="set another audio.packet_ms",
+            "nothing is recorded",
+            f"set audio.packet_ms to a multiple of {step_ms}" if step_ms <= 250 else "record at another rate",
         )
     return Policy(
         audio,

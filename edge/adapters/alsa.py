@@ -285,12 +285,13 @@ class AlsaSource:
             remedy = "another program records from it: stop that"
         if "permission" in text.lower():
             remedy = "add the user to the group audio"
-        return MicrophoneError(f"microphone {self.device} cannot be opened: {_bare(text)}", remedy=remedy)
+        return MicrophoneError(
+            f"microphone {self.device} cannot be opened: {_bare(text)}", "nothing is recorded", remedy
+        )
 
     def _gone(self, text: str) -> MicrophoneError:
         return MicrophoneError(
-            f"microphone {self.device} is gone: {_bare(text)}",
-            remedy="plug it in again",
+            f"microphone {self.device} is gone: {_bare(text)}", "what it gave until then is there", "plug it in again"
         )
 
 

@@ -23,6 +23,7 @@ _STOP_TIMEOUT_S = 30.0  # a stop blocks until the tail is transcribed, seconds; 
 # leaves its socket open (httpcore 1.0), and a server that hangs would be given one more with each call.
 _CONNECT_SHARE = 0.45
 _NOT_THESE_SETTINGS = (400, 422, 500)  # an agent that it does not know is 500 (PROTOCOL.md)
+_TRUST = "update-ca-certificates, or SSL_CERT_FILE, makes this machine trust it"
 _MAX_BODY = 1 << 20
 _MAX_SESSION_ID = 256
 _MAX_QUOTE = 200
@@ -169,7 +170,12 @@ def _why(error: Exception) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted: {cause.verify_message}"
+            return f"its certificate is not trusted: {cause.verify_message}; {_TRUST}"
+        if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+            return "it does not speak TLS: is it http://?"
+        if isinstance(cause, httpx.RemoteProtocolError):
+            has_hung_up = "disconnected" in str(cause)
+            return "it hung up" if has_hung_up else "it does not speak HTTP: is it https://, or another port?"
         if isinstance(cause, ssl.SSLError):
             return f"TLS failed: {cause.reason or type(cause).__name__}"
         if isinstance(cause, socket.gaierror):

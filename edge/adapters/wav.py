@@ -258,9 +258,10 @@ class WavSource(_Paced):
 
     def _refusal(self, error: OSError | ValueError) -> MicrophoneError:
         if isinstance(error, OSError):
-            return MicrophoneError(f"{self._path} cannot be read: {error.strerror or error}")
+            why = f"{self._path} cannot be read: {error.strerror or error}"
+            return MicrophoneError(why, "nothing is recorded", "check audio.source")
         remedy = f"ffmpeg -i {shlex.quote(str(self._path))} -c:a pcm_s16le converted.wav makes a file that can be used"
-        return MicrophoneError(f"{self._path} {error}", remedy=remedy)
+        return MicrophoneError(f"{self._path} {error}", "nothing is recorded", remedy)
 
     def _frames(self, first: int, frames: int) -> bytes:
         assert self._file is not None

@@ -26,6 +26,13 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(known.setting.option, metavar=_METAVAR[known.key], dest=known.key, help=text)
 
 
+def folder(text: str) -> Path:
+    """An option's folder. Empty is what a shell makes of a variable that is not set: nobody means this folder by it."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
+
+
 def load_config(args: argparse.Namespace) -> Loaded:
     """The configuration that the parsed options ask for. Raises ConfigErrors."""
     path = default_path() if args.config is None else Path(args.config)

@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 
+from edge.cli.options import folder
 from edge.errors import ConfigError, ExitCode
 from edge.receiver.config import ReceiverConfig, StrictConfig, Timing
 from edge.receiver.server import Receiver
@@ -25,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Its options."""
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="listen there (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help=f"0: a free one (default: {DEFAULT_PORT})")
-    parser.add_argument("--out", default="received", metavar="DIR", help="store there (default: ./received)")
+    parser.add_argument(
+        "--out", type=folder, default=Path("received"), metavar="DIR", help="store there (default: ./received)"
+    )
     parser.add_argument(
         "--token-file", metavar="FILE", help="what clients have to show (default: DIR/token, generated)"
     )
@@ -58,7 +61,7 @@ def configure(args: argparse.Namespace) -> tuple[ReceiverConfig, str]:
         raise ConfigError("--cert and --key come together")
     if args.transcribe_seconds is not None and not args.strict_aia:
         raise ConfigError("--transcribe-seconds needs --strict-aia")
-    out = Path(args.out)
+    out: Path = args.out
     token, note = _token(args, out)
     strict = None
     if args.strict_aia:
@@ -78,6 +81,7 @@ def configure(args: argparse.Namespace) -> tuple[ReceiverConfig, str]:
 
 def _token(args: argparse.Namespace, out: Path) -> tuple[str, str]:
     path = out / "token" if args.token_file is None else Path(args.token_file)
+    remedy = "check --out" if args.token_file is None else "check --token-file"
     if args.token_file is None and not _is_loopback(args.host):
         raise ConfigError(f"{args.host} can be reached from outside, so a token is needed", "", "give --token-file")
     try:
@@ -89,9 +93,9 @@ def _token(args: argparse.Namespace, out: Path) -> tuple[str, str]:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "no text"
-        raise ConfigError(f"the token file {path} cannot be used ({why})", "", "check --token-file") from None
+        raise ConfigError(f"the token file {path} cannot be used ({why})", "", remedy) from None
     if not token or "\n" in token:
-        raise ConfigError(f"the token file {path} does not hold one token", "", "check --token-file")
+        raise ConfigError(f"the token file {path} does not hold one token", "", remedy)
     return token, f"clients need the token in {path}"
 
 

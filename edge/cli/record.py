@@ -10,12 +10,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from edge import app
 from edge.adapters.state import StateDirectory, default_state_path
 from edge.cli import output
-from edge.cli.options import add_config_options, load_config
+from edge.cli.options import add_config_options, folder, load_config
 from edge.errors import EdgeError, ExitCode, ServerRefused
 from edge.runtime.device import Device, Status
 from edge.runtime.ports import JsonObject, Panel
@@ -36,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_options(parser)
     parser.add_argument("--pace", choices=("realtime", "fast"), default="realtime", help="how fast a file is read")
     parser.add_argument("--seconds", type=_positive, metavar="N", help="stop after N seconds of audio")
-    parser.add_argument("--state", type=Path, metavar="DIR", help="state directory (one recorder at a time)")
+    parser.add_argument("--state", type=folder, metavar="DIR", help="state directory (one recorder at a time)")
     parser.add_argument(
         "--drain-timeout", type=_positive, metavar="S", help="after the end, deliver for S seconds at most (no limit)"
     )

@@ -161,7 +161,7 @@ def _listen(host: str, port: int) -> sockets.socket:
         listener.setblocking(False)
     except OSError as error:
         listener.close()
-        remedy = "give another with --port" if error.errno == errno.EADDRINUSE else ""
+        remedy = "give another with --host" if error.errno == errno.EADDRNOTAVAIL else "give another with --port"
         raise ConfigError(f"cannot listen on {host} port {port} ({error.strerror})", "", remedy) from None
     return listener
 

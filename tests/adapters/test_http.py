@@ -442,6 +442,31 @@ async def test_an_ipv6_address_in_brackets() -> None:
         await api.close()
 
 
+@pytest.mark.parametrize(
+    ("scheme", "answer", "text"),
+    [
+        ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "it does not speak TLS: is it http://"),
+        ("http", b"\x15\x03\x03\x00\x02\x02\x46\r\n\r\n", "it does not speak HTTP: is it https://"),
+        ("http", b"", "it hung up"),
+    ],
+)
+async def test_a_port_that_speaks_something_else_is_said(
+    scheme: str, answer: bytes, text: str, watch: TokenWatch
+) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.write(answer)
+        writer.close()
+
+    async with asyncio.timeout(BOUND_S), await asyncio.start_server(talk, "127.0.0.1", 0) as server:
+        api = HttpServerApi(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}", lambda: TOKEN, 5.0)
+        with pytest.raises(Unreachable, match=text) as caught:
+            await api.start(SETTINGS)
+        watch.show(caught.value)
+        await api.close()
+        watch.check()
+
+
 # --- TLS -------------------------------------------------------------------------------------------------------------
 
 
@@ -454,6 +479,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_before_the_token
         with pytest.raises(Unreachable, match="certificate is not trusted") as caught:
             await api.start(SETTINGS)
         assert "\n" not in str(caught.value)
+        assert "SSL_CERT_FILE" in str(caught.value)
         watch.show(caught.value)
         await api.close()
         assert server.requests == []

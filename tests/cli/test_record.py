@@ -225,7 +225,7 @@ def test_cut_connections_repeat_nothing_and_lose_nothing(rig: Rig, fed: FedSourc
         ["--seconds", "0"], ["--seconds", "-1"], ["--seconds", "nan"], ["--seconds", "inf"], ["--seconds", "x"],
         ["--drain-timeout", "0"], ["--drain-timeout", "1e99"], ["--pace", "slow"], ["--nonsense"], ["one", "two"],
         ["--source", "radio:1"], ["--config", "/nonexistent/edge.toml"], ["--token-file", "/nonexistent/token"],
-        ["--server", "ftp://x"], ["--server", "http://example.org"], ["--state", "/dev/null/x"],
+        ["--server", "ftp://x"], ["--server", "http://example.org"], ["--state", "/dev/null/x"], ["--state", ""],
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_2_in_one_line(options: list[str], rig: Rig) -> None:
@@ -242,6 +242,25 @@ def test_no_microphone_is_6(source: str, rig: Rig) -> None:
     assert (done.code == 2) == (source == "tone:9999999")
     assert done.stdout == ""
     assert rig.kept == set()
+
+
+def test_a_file_of_an_odd_rate_says_which_packets_fit(rig: Rig) -> None:
+    path = rig.folder / "x.wav"
+    for rate, remedy in ((11025, "set audio.packet_ms to a multiple of 40"), (11111, "record at another rate")):
+        write_wav(path, rate, 1, 100)
+        done = rig.record("--source", f"wav:{path}")
+        assert done.code == 2
+        assert done.stderr.endswith(f"nothing is recorded; {remedy}\n")
+    rig.config.write_text(CONFIG + "[audio]\npacket_ms = 80\n")
+    write_wav(path, 11025, 1, 100)
+    assert rig.record("--source", f"wav:{path}").code == 0
+
+
+def test_a_file_that_is_not_there_says_what_to_do(rig: Rig) -> None:
+    done = rig.record("--source", "wav:/nonexistent.wav")
+    assert done.stderr == (
+        "edge: /nonexistent.wav cannot be read: No such file or directory; nothing is recorded; check audio.source\n"
+    )
 
 
 def test_a_microphone_that_fails_to_open_is_6_and_one_line(rig: Rig, fed: FedSource) -> None:

@@ -40,7 +40,8 @@ def edge(*options: str) -> tuple[int, str, str]:
         (["--transcribe-seconds", "0:7"], "needs --strict-aia"),
         (["--strict-aia", "--transcribe-seconds", "7:x"], "such as 0:7"),
         (["--host", "no such host"], "give --token-file"),
-        (["--out", "/proc/nowhere"], "cannot be used"),
+        (["--out", "/proc/nowhere"], "cannot be used (No such file or directory); check --out"),
+        (["--out", ""], "argument --out: it is empty"),
     ],
 )
 def test_what_makes_no_sense_is_one_line_and_exit_code_2(
@@ -59,6 +60,10 @@ def test_a_host_that_is_none(tmp_path: Path) -> None:
     code, _, stderr = edge("--port", "0", "--host", "no such host", *out)
     assert (code, len(stderr.splitlines())) == (2, 1)
     assert "cannot listen on no such host" in stderr
+    code, _, stderr = edge("--port", "0", "--host", "192.0.2.1", *out)  # an address of nobody here
+    assert (code, len(stderr.splitlines())) == (2, 1)
+    assert "cannot listen on 192.0.2.1" in stderr
+    assert "give another with --host" in stderr
 
 
 def test_an_empty_token_file_is_refused(tmp_path: Path) -> None:
