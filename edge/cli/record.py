@@ -15,6 +15,7 @@ from edge import app
 from edge.adapters.state import StateDirectory, default_state_path
 from edge.cli import output
 from edge.cli.options import add_config_options, folder, load_config
+from edge.core.session import State
 from edge.errors import EdgeError, ExitCode, ServerRefused
 from edge.runtime.device import Device, Status
 from edge.runtime.ports import JsonObject, Panel
@@ -28,6 +29,7 @@ CARD = "card"
 _LINE_S = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _QUIET = {"waiting", "message", "connected"}
+_FAILURES = {"lost", "refused"}  # told at each attempt
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,11 +76,26 @@ class Screen:
     def __init__(self) -> None:
         self._is_live = sys.stderr is not None and sys.stderr.isatty()
         self._has_line = False
+        self._last_failure = ""
+        self._failing_since: float | None = None
 
     def tell(self, happening: Happening) -> None:
-        """One event, unless it would only repeat what the live line shows."""
+        """One event, unless it would only repeat what the live line shows, or the failure before."""
+        text = happening.text
+        if happening.kind in _FAILURES:
+            if self._failing_since is None:
+                self._failing_since = time.monotonic()
+            is_repeated, self._last_failure = text == self._last_failure, text
+            if is_repeated:
+                return
+        elif happening.kind == "state" and happening.detail and happening.detail["new"] == State.CONNECTED.value:
+            if self._failing_since is not None:
+                text += f", after {time.monotonic() - self._failing_since:.0f} s"
+            self._last_failure, self._failing_since = "", None
+        elif happening.kind == "woken":
+            self._last_failure = ""  # somebody asked, and wants an answer
         if happening.kind not in _QUIET:
-            self.say(happening.text)
+            self.say(text)
 
     def say(self, text: str) -> None:
         """One line for people, with the time."""
