@@ -258,7 +258,8 @@ def test_an_unknown_device_is_one_line_and_stderr_stays_clean(
     with pytest.raises(MicrophoneError) as caught:
         AlsaSource("no-such-microphone", AudioFormat(16000, 1)).open()
     assert str(caught.value) == (
-        "microphone no-such-microphone cannot be opened: No such file or directory; `edge devices` lists what is there"
+        "microphone no-such-microphone cannot be opened: No such file or directory; nothing is recorded; "
+        "`edge devices` lists what is there"
     )
     assert capfd.readouterr().err == ""
 

@@ -222,7 +222,7 @@ class FakeServer:
         self._raise_next(self.refuse_start)
         if settings["recording"] in self.refuse_recordings:
             raise ServerRefused("another session is active")
-        if settings["agent"] not in self.agents:
+        if settings.get("agent") not in {None, *self.agents}:  # a missing one is taken, as by the real server
             raise StartRefused("unknown agent")
         self.settings.append(settings)
         session_id = f"session-{len(self.sessions) + 1}"
