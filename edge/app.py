@@ -112,7 +112,7 @@ def build(
         config.connection.max_reconnect_delay,
     )
     device = Device(
-        lambda: open_source(config.audio.source, audio, policy.packet_frames, pace),
+        lambda: open_source(config.audio.source, audio, policy.packet_frames, pace, config.audio.fallback),
         audio,
         policy,
         config.buffer.ring_seconds,

@@ -85,9 +85,11 @@ class Device:
         """True from the start to the end of capture."""
         return self._recorder is not None
 
-    async def start(self, limit_frames: int | None = None) -> tuple[Recording, SourceInfo]:
-        """Begin a recording of at most `limit_frames`. Raises MicrophoneError; the caller has looked at
-        `is_recording`."""
+    async def start(
+        self, limit_frames: int | None = None, *, wait_for_source: bool = False
+    ) -> tuple[Recording, SourceInfo]:
+        """Begin a recording of at most `limit_frames`; with `wait_for_source` as a gap where the microphone is absent.
+        Raises MicrophoneError; the caller has looked at `is_recording`."""
         if self._recorder is not None:
             raise InternalError("a recording is under way")
         recorder = self._recorder = self._latest = Recorder(
@@ -97,9 +99,10 @@ class Device:
             self._policy.packet_frames,
             self._settings,
             self._supplied,
-            self._ended,
+            lambda: self._ended(recorder),
             lambda kind, text: self._tell(Happening(kind, text)),
             limit_frames,
+            wait_for_source,
         )
         try:
             info = await recorder.start()
@@ -125,8 +128,8 @@ class Device:
         """Wait until the latest recording has ended: None where that was wanted."""
         return await self._latest.ended() if self._latest is not None else None
 
-    def _ended(self) -> None:
-        if self._recorder is not None:
+    def _ended(self, recorder: Recorder) -> None:
+        if self._recorder is recorder:  # one that failed to start may end when the next has begun
             self._recorder = None
             self._tell(Happening("stopped", "the recording has ended"))
 
@@ -296,7 +299,8 @@ class Device:
             status = self.status()
             is_safe = status.unhandled <= self._policy.max_unconfirmed
             try:
-                self._panel.show(status.is_recording and status.recorded > 0, is_safe or blink)
+                is_missing = self._recorder is not None and self._recorder.is_missing
+                self._panel.show(status.is_recording and status.recorded > 0 and not is_missing, is_safe or blink)
             except Exception as error:  # noqa: BLE001  (a pin library's; recording does not need its LEDs)
                 self._tell(Happening("warning", f"the LEDs cannot be set any more: {type(error).__name__}"))
                 return
