@@ -100,3 +100,23 @@ async def test_a_recording_goes_on_as_a_gap_and_what_follows_stands_in_its_place
     assert len(gap) // 2 == pytest.approx(lost, abs=RATE // 10)  # PulseAudio begins with a moment of silence
     assert not any(gap)
     assert abs(off_s) < SLACK_S
+
+
+@pytest.mark.pulse
+async def test_a_fallback_records_where_the_microphone_is_absent_and_that_is_said(tmp_path: Path) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text(f'[audio]\nsource = "alsa:absent"\nfallback = "alsa:{DEVICE}"\n')
+    command = [sys.executable, "-m", "edge", "record", "--config", str(config), "--state", str(tmp_path / "state")]
+    with PulseMicrophone(RATE, 1) as microphone:
+        recorder = Child(
+            "record",
+            [*command, "--server", "http://127.0.0.1:9", "--seconds", "1", "--drain-timeout", "0.1", "--json"],
+            env=microphone.environment,
+        )
+        async with recorder:
+            assert await recorder.wait(BOUND_S) == 3, recorder.tail()
+    account = json.loads(recorder.stdout[-1])
+    assert (account["expected"], account["lost"]) == (RATE, {})
+    text = "\n".join(recorder.stderr)
+    assert "microphone absent cannot be opened: No such file or directory; alsa:usbmic records until the next" in text
+    assert f"from alsa:{DEVICE}" in text
