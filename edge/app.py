@@ -114,7 +114,7 @@ def build(
         return Store(spooler, ring, watch, store_policy, spool.next_number())
 
     device = Device(
-        lambda: open_source(config.audio.source, audio, policy.packet_frames, pace),
+        lambda: open_source(config.audio.source, audio, policy.packet_frames, pace, config.audio.fallback),
         audio,
         policy,
         config.buffer.ring_seconds,

@@ -186,6 +186,12 @@ class Audio:
         ),
         option="--source",
     )
+    fallback: str = _key(
+        "",
+        "Microphone that takes over when that of `source` is absent at the start, or gone for more than 3 s; until the "
+        "next recording. Empty: none ever does.",
+        _text("alsa:DEVICE, or empty", r"(alsa:.{1,4000})?"),
+    )
     rate: int = _key(16000, "Sample rate.", _between(8000, 192000), "Hz")
     channels: int = _key(1, "Channels, interleaved.", _between(1, 8))
     packet_ms: int = _key(
@@ -363,6 +369,8 @@ def clashes(values: Mapping[str, Any]) -> Iterator[Clash]:
         yield Clash("server.url", rule, ("server.allow_insecure",))
     if rate * packet_ms % 1000:
         yield Clash("audio.packet_ms", f"must give a whole number of frames at audio.rate = {rate}", ("audio.rate",))
+    if values["audio.fallback"] and not values["audio.source"].startswith("alsa:"):
+        yield Clash("audio.fallback", "needs a microphone as audio.source", ("audio.source",))
     target_ms = values["audio.segment_target_ms"]
     if target_ms < OVERLAP_MS + packet_ms:
         rule = f"must be at least {OVERLAP_MS} ms and one packet, {OVERLAP_MS + packet_ms} ms"

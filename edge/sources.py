@@ -6,18 +6,27 @@ from pathlib import Path
 from typing import Literal
 
 from edge.core.packet import AudioFormat
+from edge.runtime.fallback import FallbackSource
 from edge.runtime.ports import Source
 
 Pace = Literal["realtime", "fast"]
 
 
-def open_source(source: str, audio: AudioFormat, period_frames: int, pace: Pace) -> Source:
-    """The source that `source` names (alsa:DEVICE, wav:PATH, tone:HZ), not yet open; imports only what it needs."""
+def open_source(
+    source: str, audio: AudioFormat, period_frames: int, pace: Pace, fallback: str = "", identity: str = ""
+) -> Source:
+    """The source that `source` names (alsa:DEVICE, wav:PATH, tone:HZ), not yet open; imports only what it needs.
+
+    A microphone may have a `fallback` (alsa:DEVICE), and an `identity` (of `SourceInfo`): then no other one will do.
+    """
     kind, _, name = source.partition(":")
     if kind == "alsa":
         from edge.adapters.alsa import AlsaSource
 
-        return AlsaSource(name, audio, period_frames)
+        microphone = AlsaSource(name, audio, period_frames, identity)
+        if not fallback:
+            return microphone
+        return FallbackSource(microphone, AlsaSource(fallback.partition(":")[2], audio, period_frames))
     from edge.adapters.wav import ToneSource, WavSource
 
     if kind == "wav":

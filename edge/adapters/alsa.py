@@ -1,8 +1,10 @@
 """A microphone through ALSA (pyalsaaudio >= 0.11): opened, compared with what was asked, read without ever hanging.
 
 The stream is non-blocking and `poll` waits for it, which is bounded on kernel devices and on plugins alike. libasound
-can still hang, with the GIL held, while it opens or closes a *plugin* device whose server is frozen: `close` avoids the
-second, against the first there is only the watchdog.
+can still hang while it opens or closes a *plugin* device whose server is frozen, and pyalsaaudio holds the GIL then:
+`close` avoids the second, and `open` asks first in a way in which only its own thread hangs.
+
+What was opened once is remembered, and another microphone in its place is refused.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import select
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,8 +32,11 @@ _READ_S = 1.0  # a read returns after this at the latest
 _SLICE_S = 0.25  # so fast `abandon` ends a read when no sound arrives
 _START_S = 5.0  # the first frames may take this long (PulseAudio: 1.6 to 2 s), after an overrun as well
 _GONE_S = 2.0  # silence of the device, not of the room: then it is gone
+_PLUG_IN = "plug it in again"
 _STALE_STAMP_S = 60.0  # a driver's time stamp older than this is none
 _INDEX = re.compile(r"(?P<plugin>\w+):(?:CARD=)?(?P<card>\d+)(?:,(?:DEV=)?(?P<device>\d+))?(?:,.*)?\Z")
+_OF_CARD = re.compile(r"(?P<plugin>\w+):(?:CARD=)?(?P<card>[\w-]+)(?:,(?:DEV=)?(?P<device>\d+))?\Z")
+_CAPTURE, _NONBLOCK = 1, 1  # SND_PCM_STREAM_CAPTURE, SND_PCM_NONBLOCK
 _KERNEL_SLACK_S = 0.05  # how far frames of a kernel device may lag behind the clock beyond a period
 _PLUGIN_SLACK_S = 0.25  # and those of a plugin, behind which a server makes bursts
 
@@ -72,6 +78,92 @@ def stable_name(device: str, proc: Path = Path("/proc/asound")) -> str:
     return f"{found['plugin']}:CARD={card},DEV={found['device'] or 0}"
 
 
+# --- which microphone it is ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Usb:
+    """Which plug it is; `port` is the path of sockets from the computer on, the same after each boot."""
+
+    vendor: str
+    product: str
+    manufacturer: str
+    model: str
+    serial: str
+    port: str
+
+
+def usb_of(card: int, root: Path = Path("/")) -> Usb | None:
+    """Return the plug of a card: its sound interface lies in sysfs inside the USB device."""
+    plug = _device_of(card, root).parent
+    if not (plug / "idVendor").is_file():
+        return None
+    names = ("idVendor", "idProduct", "manufacturer", "product", "serial")
+    vendor, product, manufacturer, model, serial = (_text(plug / name) for name in names)
+    return Usb(vendor, product, manufacturer, model, serial, plug.name)
+
+
+def identities_of(card: int, root: Path = Path("/")) -> tuple[str, ...]:
+    """Return what tells a card from others at any boot, the best first; empty where there is no such card.
+
+    A USB device is known by its serial number and by the socket that it is in, always with vendor and product; any
+    other by its place in the machine.
+    """
+    usb = usb_of(card, root)
+    if usb is not None:
+        ways = (f"serial {usb.serial}" if usb.serial else "", f"port {usb.port}")
+        return tuple(f"usb {usb.vendor}:{usb.product} {way}" for way in ways if way)
+    device = _device_of(card, root)
+    return (f"at {device.relative_to((root / 'sys').resolve())}",) if device.exists() else ()
+
+
+def identity_of(card: int, root: Path = Path("/")) -> str:
+    """Return the best of them that no other card has (makers do give all of a kind one serial number); or nothing."""
+    others = {one for number in _cards(root) if number != card for one in identities_of(number, root)}
+    return next((one for one in identities_of(card, root) if one not in others), "")
+
+
+def name_now(device: str, identity: str, root: Path = Path("/")) -> str:
+    """Return `device` by the id that the card of that identity has now: a card that comes back may have got another
+    one, while a program still holds what it was before."""
+    named = _OF_CARD.match(device)
+    there = [number for number in _cards(root) if identity in identities_of(number, root)] if named else []
+    ids = [_text(root / "sys" / "class" / "sound" / f"card{number}" / "id") for number in there]
+    if named is None or not any(ids) or named["card"] in (*ids, *map(str, there)):
+        return device
+    return f"{named['plugin']}:CARD={ids[0]},DEV={named['device'] or 0}"
+
+
+def _cards(root: Path) -> list[int]:
+    names = (path.name.removeprefix("card") for path in (root / "sys" / "class" / "sound").glob("card*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _device_of(card: int, root: Path) -> Path:
+    return (root / "sys" / "class" / "sound" / f"card{card}" / "device").resolve()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _ask(device: str) -> None:
+    """Open and close a plugin device without the GIL: if its server hangs, then this thread and nothing else does.
+
+    What it answers does not matter, only that it does.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library, handle = ctypes.CDLL("libasound.so.2"), ctypes.c_void_p()
+        if library.snd_pcm_open(ctypes.byref(handle), device.encode(), _CAPTURE, _NONBLOCK) == 0:
+            library.snd_pcm_close(handle)
+
+
+# --- the source ------------------------------------------------------------------------------------------------------
+
+
 class AlsaSource:
     """One ALSA capture device; implements `Source`.
 
@@ -79,10 +171,15 @@ class AlsaSource:
     within 0.25 s (that and all later ones return empty and `ended`); so does `close`, which then waits for it.
     """
 
-    def __init__(self, device: str, audio: AudioFormat, period_frames: int = 0) -> None:
-        """`period_frames` 0 stands for 100 ms; 20 to 100 ms are sensible."""
+    def __init__(
+        self, device: str, audio: AudioFormat, period_frames: int = 0, identity: str = "", root: Path = Path("/")
+    ) -> None:
+        """`period_frames` 0 stands for 100 ms; 20 to 100 ms are sensible. `identity` is the only microphone that will
+        do, empty: the first that is opened. `root` is where /sys is."""
         self.device = device
         self.audio = audio
+        self._identity = identity
+        self._root = root
         self._asked_period = period_frames or audio.rate_hz // 10
         self._period = self._asked_period
         self._pcm: Any = None
@@ -105,19 +202,30 @@ class AlsaSource:
         """A microphone does not wait."""
         return False
 
+    @property
+    def can_return(self) -> bool:
+        """And it can be plugged in again."""
+        return True
+
     # --- open --------------------------------------------------------------------------------------------------------
 
     def open(self) -> SourceInfo:
-        """Open the device, start it and compare what it gives with what was asked. Raises MicrophoneError."""
+        """Open the device, start it and compare what it gives with what was asked. Raises MicrophoneError.
+
+        So it does, too, for any other microphone than the one that was opened before.
+        """
         alsaaudio = load()
         self._failure = alsaaudio.ALSAAudioError
         if self._was_closed:
             self._abandoned.clear()
+        device = name_now(self.device, self._identity, self._root)
+        if not device.startswith(("hw:", "plughw:")):
+            _ask(device)
         try:
             pcm = alsaaudio.PCM(
                 type=alsaaudio.PCM_CAPTURE,
                 mode=alsaaudio.PCM_NONBLOCK,
-                device=self.device,
+                device=device,
                 rate=self.audio.rate_hz,
                 channels=self.audio.channels,
                 format=alsaaudio.PCM_FORMAT_S16_LE,
@@ -137,6 +245,7 @@ class AlsaSource:
             raise
 
     def _start(self, alsaaudio: ModuleType, info: dict[str, Any]) -> SourceInfo:
+        identity = self._same(info["card_no"])
         self._refuse_other_format(alsaaudio, info)
         self._is_kernel = info["card_no"] >= 0
         self._period, self._buffer = info["period_size"], info["buffer_size"]
@@ -152,7 +261,23 @@ class AlsaSource:
         self._expect_frames(_START_S)
         self._restarted = False
         self._pcm.read()  # empty: it starts the stream
-        return SourceInfo(f"alsa:{self.device}", self.audio, self._period, notes)
+        self._identity = identity
+        return SourceInfo(f"alsa:{self.device}", self.audio, self._period, notes, identity)
+
+    def _same(self, card: int) -> str:
+        """Return who is open; not even started if it is another one than before. A plugin has only its name."""
+        if self._identity in identities_of(card, self._root):
+            return self._identity
+        identity = identity_of(card, self._root) or f"alsa:{self.device}"
+        if self._identity not in ("", identity):
+            _, _, port = self._identity.partition(" port ")
+            back = f"plug the right one into USB port {port} again" if port else "plug the right one in again"
+            raise MicrophoneError(
+                f"microphone {self.device} is another one: {identity}, not {self._identity}",
+                means="it is not recorded",
+                remedy=f"{back}, or name this one in audio.fallback",
+            )
+        return identity
 
     def _refuse_other_format(self, alsaaudio: ModuleType, info: dict[str, Any]) -> None:
         given = (info["rate"], info["channels"], info["format"])
@@ -275,12 +400,13 @@ class AlsaSource:
             if self._is_stuck:
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(pcm))
             else:
-                pcm.close()
+                with contextlib.suppress(self._failure):  # a device that is gone cannot even be stopped
+                    pcm.close()
 
     # --- errors ------------------------------------------------------------------------------------------------------
 
     def _absent(self, text: str) -> MicrophoneError:
-        remedy = "`edge devices` lists what is there"
+        remedy = _PLUG_IN if self._identity else "`edge devices` lists what is there"
         if "busy" in text.lower():
             remedy = "another program records from it: stop that"
         if "permission" in text.lower():
@@ -291,7 +417,7 @@ class AlsaSource:
 
     def _gone(self, text: str) -> MicrophoneError:
         return MicrophoneError(
-            f"microphone {self.device} is gone: {_bare(text)}", "what it gave until then is there", "plug it in again"
+            f"microphone {self.device} is gone: {_bare(text)}", "what it gave until then is there", _PLUG_IN
         )
 
 

@@ -19,6 +19,7 @@ class PushSource:
     """A Source that is fed by `push`: at most as much as the ring, which starts empty, has room for is held back."""
 
     can_wait = False
+    can_return = False
 
     def __init__(self, audio: AudioFormat, period_frames: int, ring_frames: int) -> None:
         self._audio = audio

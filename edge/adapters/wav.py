@@ -58,6 +58,11 @@ class _Paced:
         """True at full speed."""
         return self._pace == "fast"
 
+    @property
+    def can_return(self) -> bool:
+        """What stands in a file is not gone for a while."""
+        return False
+
     def read(self) -> Block:
         """Return the next period as soon as its last frame exists; a shorter one at the end. Raises MicrophoneError."""
         audio = self._audio

@@ -46,18 +46,6 @@ class Native:
 
 
 @dataclass(frozen=True, slots=True)
-class Usb:
-    """Which plug it is; `port` is the path of sockets from the computer on, the same after each boot."""
-
-    vendor: str
-    product: str
-    manufacturer: str
-    model: str
-    serial: str
-    port: str
-
-
-@dataclass(frozen=True, slots=True)
 class Microphone:
     """One capture device of one card. `busy` names who records from it; `unknown` why `native` is empty."""
 
@@ -65,7 +53,7 @@ class Microphone:
     card_id: str
     device: int
     name: str
-    usb: Usb | None
+    usb: alsa.Usb | None
     native: Native
     busy: str = ""
     unknown: str = ""
@@ -127,7 +115,7 @@ def microphones(root: Path = Path("/"), probe: Probe | None = None) -> Iterator[
             except MicrophoneError as error:
                 unknown = error.what
         name = _card_name(cards, card) or about.get("name", "") or card_id
-        usb = _usb(root / "sys" / "class" / "sound" / f"card{card}" / "device")
+        usb = alsa.usb_of(card, root)
         yield Microphone(card, card_id, device, name, usb, native, busy, unknown)
 
 
@@ -158,16 +146,6 @@ def _owner(root: Path, pcm: Path) -> str:
         if found:
             return f"{_text(root / 'proc' / found[1] / 'comm') or 'a program'} ({found[1]})"
     return ""
-
-
-def _usb(device: Path) -> Usb | None:
-    """Return the plug of a card: its sound interface lies in sysfs inside the USB device."""
-    plug = device.resolve().parent
-    if not (plug / "idVendor").is_file():
-        return None
-    names = ("idVendor", "idProduct", "manufacturer", "product", "serial")
-    vendor, product, manufacturer, model, serial = (_text(plug / name) for name in names)
-    return Usb(vendor, product, manufacturer, model, serial, plug.name)
 
 
 def _stream_file(text: str) -> Native:

@@ -23,14 +23,20 @@ class FrameClock:
         self._late_since_s: float | None = None
         self._least_late_s = 0.0
 
+    def begin(self, boot_s: float) -> None:
+        """Position 0 is at `boot_s`, although no frame came; without effect once it is known."""
+        if self._start_s is None:
+            self._start_s = self._last_s = boot_s
+
     def lost_before(self, boot_s: float, *, restarted: bool, has_caught_up: bool) -> int:
         """Frames lost before a block whose first frame was captured at `boot_s` seconds by its own stamp; adds them.
 
-        restarted      an overrun stopped the stream since the last block: the clock alone tells what is missing
+        restarted      an overrun stopped the stream since the last block, or the microphone was gone: the clock alone
+                       tells what is missing
         has_caught_up  nothing more is waiting behind this block, so a lag is no backlog
         """
         if self._start_s is None:
-            self._start_s = self._last_s = boot_s
+            self.begin(boot_s)
             return 0
         late_s = boot_s - self.position / self._rate_hz - self._start_s
         passed_s, self._last_s = max(0.0, boot_s - self._last_s), boot_s

@@ -87,9 +87,11 @@ class Device:
         """True from the start to the end of capture."""
         return self._recorder is not None
 
-    async def start(self, limit_frames: int | None = None) -> tuple[Recording, SourceInfo]:
-        """Begin a recording of at most `limit_frames`. Raises MicrophoneError; the caller has looked at
-        `is_recording`."""
+    async def start(
+        self, limit_frames: int | None = None, *, wait_for_source: bool = False
+    ) -> tuple[Recording, SourceInfo]:
+        """Begin a recording of at most `limit_frames`; with `wait_for_source` as a gap where the microphone is absent.
+        Raises MicrophoneError; the caller has looked at `is_recording`."""
         if self._recorder is not None:
             raise InternalError("a recording is under way")
         recorder = self._recorder = self._latest = Recorder(
@@ -99,9 +101,10 @@ class Device:
             self._policy.packet_frames,
             self._settings,
             self._supplied,
-            self._ended,
+            lambda: self._ended(recorder),
             lambda kind, text: self._tell(Happening(kind, text)),
             min((limit for limit in (limit_frames, self._max_frames) if limit is not None), default=None),
+            wait_for_source,
             clock=self.clock,
             share=self._share,
             store=self.store,
@@ -135,9 +138,9 @@ class Device:
         """Wait until the latest recording has ended: None where that was wanted."""
         return await self._latest.ended() if self._latest is not None else None
 
-    def _ended(self) -> None:
-        recorder, self._recorder = self._recorder, None
-        if recorder is not None:
+    def _ended(self, recorder: Recorder) -> None:
+        if self._recorder is recorder:  # one that failed to start may end when the next has begun
+            self._recorder = None
             is_forgotten = self._max_frames is not None and recorder.recording.ledger.expected >= self._max_frames
             limit = f": the limit of {self.audio.seconds(self._max_frames or 0) / 3600:g} h (max_recording_hours)"
             self._tell(Happening("stopped", "the recording has ended" + (limit if is_forgotten else "")))
@@ -261,7 +264,8 @@ class Device:
             status = self.status()
             is_safe = status.unhandled <= self._policy.max_unconfirmed
             try:
-                self._panel.show(status.is_recording and status.recorded > 0, is_safe or blink)
+                is_missing = self._recorder is not None and self._recorder.is_missing
+                self._panel.show(status.is_recording and status.recorded > 0 and not is_missing, is_safe or blink)
             except Exception as error:  # noqa: BLE001  (a pin library's; recording does not need its LEDs)
                 self._tell(Happening("warning", f"the LEDs cannot be set any more: {type(error).__name__}"))
                 return

@@ -20,7 +20,11 @@ JsonObject = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What a source really gives, after it was opened. `notes` are lines that a person should see."""
+    """What a source really gives, after it was opened.
+
+    `notes` are lines that a person should see. `identity` tells this very device from others of its kind, also at
+    another boot: equal text, same device. Empty where nothing is plugged in and out.
+    """
 
     name: str
     audio: AudioFormat
@@ -53,11 +57,19 @@ class Source(Protocol):
     def can_wait(self) -> bool:
         """True: unread audio stays where it is (a file at full speed). False: what is not read in time is lost."""
 
+    @property
+    def can_return(self) -> bool:
+        """True: gone, it may come back (a microphone): closed and opened again it goes on. False: its error is its
+        end."""
+
     def open(self) -> SourceInfo:
         """Open it and say what it really gives. Raises MicrophoneError."""
 
     def read(self) -> Block:
-        """The next block; returns within about a second whatever happens. Raises MicrophoneError when it is gone."""
+        """The next block; returns within about a second whatever happens. Raises MicrophoneError when it is gone.
+
+        A frame reaches the read that waits for it within half a second of being captured.
+        """
 
     def close(self) -> None:
         """Let it go; may be called twice, and without `open`."""

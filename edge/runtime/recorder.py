@@ -14,7 +14,7 @@ from edge.core.packet import AudioFormat
 from edge.core.ring import Ring
 from edge.core.timebase import Timebase
 from edge.errors import EdgeError
-from edge.runtime.capture import Capture
+from edge.runtime.capture import MICROPHONE, Capture
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.keeper import Keeper
 from edge.runtime.lease import RingShare
@@ -34,7 +34,8 @@ class Recorder:
     """Owns the capture of one recording and keeps its account, in the loop.
 
     `on_supply` is called when packets were completed and when the recording has ended, then `on_end`;
-    `tell(kind, text)` says the edges of loss. `limit_frames` ends the recording by itself.
+    `tell(kind, text)` says the edges of loss. `limit_frames` ends the recording by itself. With `wait_for_source` it
+    begins as a gap where the microphone is absent.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Recorder:
         on_end: Callable[[], None],
         tell: Callable[[str, str], None],
         limit_frames: int | None = None,
+        wait_for_source: bool = False,
         *,
         clock: ClockWatch,
         share: RingShare,
@@ -77,7 +79,9 @@ class Recorder:
         self._on_end = on_end
         self._tell = tell
         self._is_overflowing = False
-        self._capture = Capture(source, ring, self._account, limit_frames)
+        self._capture = Capture(
+            source, ring, self._account, limit_frames, audio=audio, tell=tell, wait_for_source=wait_for_source
+        )
         self._capture.ended.add_done_callback(lambda _: self._end())
 
     async def start(self) -> SourceInfo:
@@ -93,6 +97,11 @@ class Recorder:
             self._keeper = self._store.begin(self.recording, self._timebase, info, self._release)
             self._keeper.supply()
         return info
+
+    @property
+    def is_missing(self) -> bool:
+        """True while the microphone is gone."""
+        return self._capture.is_missing
 
     def stop(self, by: str = STOP) -> None:
         """End after the read that is under way; a source that does not come back from it is given up. `by` says what
@@ -160,8 +169,9 @@ class Recorder:
             finding = findings.popleft()
             if finding.lost:
                 ledger.gap(finding.lost, finding.cause)
-                seconds = self.recording.audio.seconds(finding.lost)
-                self._tell("gap", f"{seconds:.3f} s of audio were lost ({finding.cause})")
+                if finding.cause != MICROPHONE:  # of which the edges are told, by the capture
+                    seconds = self.recording.audio.seconds(finding.lost)
+                    self._tell("gap", f"{seconds:.3f} s of audio were lost ({finding.cause})")
             if finding.stored:
                 self._timebase.anchor(ledger.expected, finding.boot_s, restarted=bool(finding.lost))
                 ledger.capture(finding.stored)

@@ -139,6 +139,7 @@ class Machine:
         self.has_no_stamps = False
         self.refuses = ""
         self.pcm: FakePcm | None = None
+        self.asked: list[str] = []
         self.pipe, self._writer = os.pipe()
         os.write(self._writer, b"!")  # always readable
         self.module = SimpleNamespace(
@@ -152,6 +153,7 @@ class Machine:
         )
         monkeypatch.setattr(alsa, "load", lambda: self.module)
         monkeypatch.setattr(alsa, "time", self.clock)
+        monkeypatch.setattr(alsa, "_ask", self.asked.append)
         monkeypatch.setattr(alsa, "native_parameters", lambda *_: ("S16_LE", 48000, 2))
 
     def _make(self, **asked: Any) -> FakePcm:
@@ -261,7 +263,9 @@ def test_notes_for_what_a_person_should_know(machine: Machine) -> None:
         "ALSA buffers only 512 ms: a longer pause of this program loses frames",
         "ALSA converts from what the microphone gives: S16_LE, 48000 Hz, 2 channels",
     )
+    assert machine.asked == []
     assert len(AlsaSource("default", AUDIO).open().notes) == 4
+    assert machine.asked == ["default"]  # a plugin may hang
 
 
 @pytest.mark.parametrize(
@@ -285,6 +289,16 @@ def test_a_failure_between_open_and_the_first_read_leaves_nothing_open(
         machine.opened()
     assert machine.pcm is not None
     assert machine.pcm.is_closed
+
+
+def test_a_device_that_is_gone_may_refuse_even_to_be_closed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: FakePcm) -> None:
+        raise ALSAAudioError("No such device [hw:CARD=Mic,DEV=0]")
+
+    source, _ = machine.opened()
+    monkeypatch.setattr(FakePcm, "close", fail)
+    source.close()
+    assert source.read().ended
 
 
 def test_it_can_be_opened_again(machine: Machine) -> None:

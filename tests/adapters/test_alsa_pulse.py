@@ -184,6 +184,14 @@ def test_a_killed_server_is_a_microphone_that_is_gone(pulse: MakePulse) -> None:
         heard.go_on(source)
     assert time.monotonic() - before < 3.0
     source.close()
+    with pytest.raises(MicrophoneError, match=r"usbmic cannot be opened: Connection refused; plug it in again"):
+        source.open()
+    microphone.start()
+    assert source.open().identity == "alsa:usbmic"
+    after = heard.frames + 1600
+    while heard.frames < after:
+        heard.take(source)
+    source.close()
 
 
 FROZEN = """
@@ -236,6 +244,65 @@ def test_a_frozen_server_is_noticed_and_hangs_neither_read_nor_close_nor_exit(pu
     assert float(longest_read) < 1.3
     assert complaints == ""
     assert child.returncode == 0
+
+
+REOPENED = """
+import sys, threading, time
+from edge.adapters.alsa import AlsaSource
+from edge.core.packet import AudioFormat
+from edge.errors import MicrophoneError
+source = AlsaSource(sys.argv[1], AudioFormat(16000, 1))
+source.open()
+while not source.read().data:
+    pass
+print("listening", flush=True)
+try:
+    while True:
+        source.read()
+except MicrophoneError:
+    source.close()
+opening = threading.Thread(target=source.open, daemon=True)
+opening.start()
+begin = longest = before = time.monotonic()
+longest = 0.0
+while time.monotonic() - begin < 1.5:  # the rest of the program has to go on
+    time.sleep(0.01)
+    now = time.monotonic()
+    longest, before = max(longest, now - before), now
+print(opening.is_alive(), longest, flush=True)
+opening.join(10)
+while not (block := source.read()).data:
+    pass
+print("back", flush=True)
+source.close()
+"""
+
+
+def test_a_frozen_server_that_is_opened_again_holds_up_one_thread_and_is_heard_again_once_it_thaws(
+    pulse: MakePulse,
+) -> None:
+    microphone = pulse(16000, 1)
+    child = subprocess.Popen(
+        [sys.executable, "-c", REOPENED, microphone.device],
+        env=microphone.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "listening\n"
+        microphone.suspend()
+        is_opening, longest = child.stdout.readline().split()
+        microphone.resume()
+        output, complaints = child.communicate(timeout=20)
+    finally:
+        child.kill()
+        child.wait()
+        microphone.resume()
+    assert is_opening == "True"
+    assert float(longest) < 0.5
+    assert (output, complaints, child.returncode) == ("back\n", "", 0)
 
 
 def test_abandon_ends_a_read_that_waits_for_sound(pulse: MakePulse) -> None:

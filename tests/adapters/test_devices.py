@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from edge.adapters.alsa import Usb
 from edge.cli import devices
-from edge.cli.devices import Microphone, Native, Usb, as_json, as_text, by_opening, microphones
+from edge.cli.devices import Microphone, Native, as_json, as_text, by_opening, microphones
 from edge.errors import MicrophoneError
 from tests.rig.pulse import PulseMicrophone
 

@@ -303,6 +303,17 @@ def test_a_ring_holds_more_than_a_segment() -> None:
     assert load(overrides={"buffer.ring_seconds": 7, "audio.segment_target_ms": 2000}).config.buffer.ring_seconds == 7
 
 
+def test_a_fallback_is_for_a_microphone() -> None:
+    assert load(overrides={"audio.fallback": "alsa:hw:CARD=B,DEV=0"}).config.audio.fallback == "alsa:hw:CARD=B,DEV=0"
+    with pytest.raises(ConfigErrors) as caught:
+        load(overrides={"audio.fallback": "alsa:b", "audio.source": "wav:x.wav"})
+    assert [str(problem) for problem in caught.value.problems] == [
+        'audio.fallback = "alsa:b": needs a microphone as audio.source'
+    ]
+    with pytest.raises(ConfigErrors, match="must be alsa:DEVICE, or empty"):
+        load(overrides={"audio.fallback": "wav:x.wav"})
+
+
 def test_pins_differ() -> None:
     with pytest.raises(ConfigErrors) as caught:
         load(overrides={"panel.record_led": 17, "panel.safe_led": 17})

@@ -129,3 +129,21 @@ def test_a_stamp_that_goes_back_does_not_move_the_start_forward() -> None:
 
 def test_before_the_first_block_there_is_only_the_boot() -> None:
     assert FrameClock(RATE, SLACK).stamp(0) == 0.0
+
+
+def test_a_stream_may_begin_before_its_first_frame_and_begins_once() -> None:
+    clock = FrameClock(RATE, SLACK)
+    clock.begin(10.0)
+    clock.begin(12.0)
+    assert clock.lost_before(11.0, restarted=True, has_caught_up=True) == RATE
+    assert clock.stamp(PERIOD) == pytest.approx(11.0)
+    clock.begin(99.0)
+    assert clock.lost_before(11.1, restarted=True, has_caught_up=True) == 0
+
+
+def test_a_gap_that_is_counted_in_steps_is_as_long_as_one() -> None:
+    clock = FrameClock(RATE, SLACK)
+    clock.begin(0.0)
+    steps = [clock.lost_before(n * 0.123456789, restarted=True, has_caught_up=True) for n in range(1, 100)]
+    assert sum(steps) == clock.position == round(99 * 0.123456789 * RATE)
+    assert clock.lost_before(1.0, restarted=True, has_caught_up=True) == 0  # what is counted stays so

@@ -48,7 +48,7 @@ class PulseMicrophone:
 
     `environment` is the whole environment for programs that shall hear it. `play` speaks into it; several may play at
     once (PulseAudio mixes). `suspend` and `resume` freeze and thaw the server, `kill` ends it: microphones that hang,
-    that come back, that are gone.
+    that come back, that are gone. `unplug` and `plug_in` do so to the microphone alone.
     """
 
     def __init__(self, rate: int = 16000, channels: int = 1, directory: Path | None = None) -> None:
@@ -58,6 +58,7 @@ class PulseMicrophone:
         self.directory = directory or Path(tempfile.mkdtemp(prefix="edge-pulse-"))
         self.device = DEVICE
         self._socket = self.directory / "native"
+        self._plug = self.directory / "microphone"  # a socket of its own, which can be taken away alone
         self._log: deque[str] = deque(maxlen=40)
         self._server: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -76,7 +77,7 @@ class PulseMicrophone:
             "</usr/share/alsa/alsa.conf>\n"
             f"pcm.{DEVICE} {{\n"
             "  type pulse\n"
-            f'  server "unix:{self._socket}"\n'
+            f'  server "unix:{self._plug}"\n'
             f'  device "{_SINK}.monitor"\n'
             '  hint { show on\n    description "Null sink of the test rig" }\n'
             "}\n",
@@ -97,7 +98,8 @@ class PulseMicrophone:
     def start(self) -> None:
         """Start the server and return when it is ready. Raises PulseError after 20 s or when it ends at once."""
         sink = f"sink_name={_SINK} format=s16le rate={self.rate} channels={self.channels}"
-        self._socket.unlink(missing_ok=True)
+        for socket in (self._socket, self._plug):
+            socket.unlink(missing_ok=True)
         self._server = subprocess.Popen(
             [
                 "pulseaudio",
@@ -111,7 +113,8 @@ class PulseMicrophone:
                 "--disable-shm=true",
                 "--log-target=stderr",
                 "-v",
-                f"--load=module-native-protocol-unix socket={self._socket} auth-anonymous=1",
+                f"--load=module-native-protocol-unix {self._at(self._socket)}",
+                f"--load=module-native-protocol-unix {self._at(self._plug)}",
                 f"--load=module-null-sink {sink}",
             ],
             env=self.environment,
@@ -135,6 +138,26 @@ class PulseMicrophone:
                 ready()
         ready()  # it ended: nobody waits in vain
 
+    @staticmethod
+    def _at(socket: Path) -> str:
+        return f"socket={socket} auth-anonymous=1"
+
+    def unplug(self) -> None:
+        """Take the microphone away; what plays goes on playing, so it tells how long."""
+        modules = self._control("list", "short", "modules").splitlines()
+        number = next(line.split()[0] for line in modules if str(self._plug) in line)
+        self._control("unload-module", number)
+
+    def plug_in(self) -> None:
+        """Give it back."""
+        self._control("load-module", "module-native-protocol-unix", *self._at(self._plug).split())
+
+    def _control(self, *words: str) -> str:
+        done = subprocess.run(["pactl", *words], env=self.environment, capture_output=True, text=True, timeout=10)
+        if done.returncode:
+            raise PulseError(f"pactl {' '.join(words)}: {done.stderr.strip()}")
+        return done.stdout
+
     def suspend(self) -> None:
         """Freeze the server: its clients hear nothing and get no answer."""
         self._signal(signal.SIGSTOP)
@@ -144,10 +167,15 @@ class PulseMicrophone:
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End the server without a goodbye; its socket breaks."""
+        """End the server without a goodbye; its socket breaks. `start` brings up another one in its place."""
         self._signal(signal.SIGKILL)
         if self._server is not None:
             self._server.wait(10)
+        if self._reader is not None:
+            self._reader.join(10)
+        if self._server is not None and self._server.stderr is not None:
+            self._server.stderr.close()
+        self._server = self._reader = None
 
     def _signal(self, number: signal.Signals) -> None:
         if self._server is not None and self._server.poll() is None:
@@ -161,11 +189,6 @@ class PulseMicrophone:
             player.wait(10)
         self._players.clear()
         self.kill()
-        if self._reader is not None:
-            self._reader.join(10)
-        if self._server is not None and self._server.stderr is not None:
-            self._server.stderr.close()
-        self._server = self._reader = None
         if self._own_directory:
             shutil.rmtree(self.directory, ignore_errors=True)
 

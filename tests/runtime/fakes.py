@@ -412,11 +412,18 @@ class Line:
 class FedSource:
     """A microphone (or, `can_wait`, a file) whose blocks come from the test: `give`, `fail`, `finish`.
 
+    With `can_return` it may be opened again after a failure, as a real microphone; `openings` says what then happens.
+
     Reads come back after at most `patience` seconds; `hang` makes one that does not come back until `release`.
     """
 
-    def __init__(self, audio: AudioFormat = MONO, *, can_wait: bool = False, patience: float = 0.05) -> None:
+    def __init__(
+        self, audio: AudioFormat = MONO, *, can_wait: bool = False, can_return: bool = False, patience: float = 0.05
+    ) -> None:
         self.can_wait = can_wait
+        self.can_return = can_return
+        self.opens = 0
+        self.openings: deque[Exception | SourceInfo | None] = deque()  # how the next ones end; None: well
         self.audio = audio
         self.fail_open: Exception | None = None
         self.fail_close: Exception | None = None
@@ -437,6 +444,10 @@ class FedSource:
         self._position += frames
         return data
 
+    def skip(self, frames: int) -> None:
+        """Time passes in which nobody hears it."""
+        self._position += frames
+
     def raw(self, block: Block) -> None:
         self._queue.put(block)
 
@@ -453,10 +464,14 @@ class FedSource:
         self._queue.put(Block(b"", 1.0, ended=True))
 
     def open(self) -> SourceInfo:
+        self.opens += 1
         self.hang_open.wait()
         if self.fail_open is not None:
             raise self.fail_open
-        return SourceInfo("fed", self.audio, PACKET)
+        outcome = self.openings.popleft() if self.openings else None
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome or SourceInfo("fed", self.audio, PACKET)
 
     def read(self) -> Block:
         self.reads += 1

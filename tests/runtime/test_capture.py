@@ -25,7 +25,7 @@ class Rig:
         self.ring = Ring(ring_frames, source.audio.frame_bytes)
         self.found: list[Finding] = []
         self.has_found = asyncio.Event()
-        self.capture = Capture(source, self.ring, self._take, limit)
+        self.capture = Capture(source, self.ring, self._take, limit, audio=source.audio)
 
     def _take(self) -> None:
         findings = self.capture.findings

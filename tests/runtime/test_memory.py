@@ -45,6 +45,7 @@ class _Legs:
     """A tone at full speed that pauses behind every leg until it is let go."""
 
     can_wait = True
+    can_return = False
 
     def __init__(self) -> None:
         self._tone = ToneSource("440", MONO, "fast", PACKET)

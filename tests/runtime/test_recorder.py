@@ -140,7 +140,7 @@ async def test_each_loss_stands_at_its_place_in_frames() -> None:
     assert ledger.expected == 1705
     gaps = [gap for seq in (1, 2, 3) for gap in ledger.gaps_before(seq)]
     assert [(gap.before_seq, gap.frames) for gap in gaps] == [(1, 5), (2, 70), (3, 30)]
-    assert rig.kinds() == ["gap", "gap", "gap"]
+    assert rig.kinds() == ["gap", "gap"]  # of a microphone that is gone the capture tells the edges
 
 
 async def test_an_overflow_is_counted_to_the_frame_and_told_at_its_edges() -> None:
