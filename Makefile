@@ -2,6 +2,8 @@
 
 PYTHON ?=
 SABOTAGE ?=
+WORKLOAD ?= append
+CUTS ?= 200
 BIN := .venv/bin
 PY := $(BIN)/python
 # What the tests of the real sound adapter need: ALSA without a sound card.
@@ -54,6 +56,12 @@ bench-cpu: env
 .PHONY: campaign
 campaign: env
 	@$(PY) -m tests.campaign
+
+## make test-power    200 power cuts on a real ext4 disk, as root; WORKLOAD=append_unsynced must fail
+.PHONY: test-power
+test-power: env
+	@tests/tools/debian qemu-system-common e2fsprogs util-linux
+	@$(PY) -m tests.power --cuts $(CUTS) --workload $(WORKLOAD)
 
 ## make env           .venv with everything, and the Debian packages; PYTHON=python3.12 picks another Python
 .PHONY: env
