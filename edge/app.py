@@ -52,6 +52,21 @@ class App:
         self.device.owe_stored(kept)
         return len(kept)
 
+    def go_on(self) -> None:
+        """Where a recording was cut off and may go on by itself, let the next one name it; and say so, or why not."""
+        cut = [found for found in self.found if not found.recovered.ended_by]
+        for found in cut:
+            verdict = self.store.verdict(found.recovered)
+            name = found.card.manifest.recording_id
+            kept = found.card.manifest.audio.seconds(found.recovered.ledger.expected)
+            text = f"recording {name} was cut off ({verdict.cause}); {kept:.1f} s of it are on the card"
+            if verdict.goes_on and found is cut[-1]:
+                self.store.predecessor = name
+                text += f"; a new recording goes on with it: {verdict.why}"
+            else:
+                text += "" if verdict.goes_on else f"; it is not gone on with: {verdict.why}"
+            self.tell(Happening("cut-off", text))
+
     async def keep_rest(self) -> dict[str, tuple[int, str]]:
         """Bring onto the card what is not delivered. Returns the frames that end with the process, and why, by the
         recording's id."""

@@ -128,9 +128,10 @@ def _live_line(status: Status) -> str:
     bar = "#" * max(0, min(12, round((status.level_dbfs + 60) / 5)))
     activity = f"REC {status.recorded:7.1f} s" if status.is_recording else "sending      "
     lost = f"  lost {status.lost:.1f} s" if status.lost else ""
+    card = f"  CARD: {status.card_trouble}, {status.unsafe:.0f} s in memory only" if status.card_trouble else ""
     return (
         f"{activity} [{bar:<12}] ring {status.ring_used:.1f}/{status.ring_size:.0f} s"
-        f"  unconfirmed {status.unhandled:.1f} s{lost}  {status.state.value}"
+        f"  unconfirmed {status.unhandled:.1f} s{lost}{card}  {status.state.value}"
     )
 
 
@@ -170,6 +171,7 @@ class _Run:
         failure: EdgeError | None = None
         unkept: dict[str, tuple[int, str]] = {}
         try:
+            self._app.go_on()
             recording, _ = await self._device.start(limit)
             self._app.owe_kept()
             error = await self._device.ended()

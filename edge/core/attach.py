@@ -94,7 +94,7 @@ def greeted(c: Context, event: Hello, now: float) -> None:
     """Hello: which kind of server it is and, with acks, what it has."""
     server = c.known
     c.has_acks = event.acks
-    if event.acks and event.next_seq > c.ledger.last + 1:
+    if event.acks and event.next_seq > c.ledger.last + 1 and not c.ledger.is_cut:
         c.leave_socket(abort=False)
         c.rest(
             ServerRefused(
@@ -114,7 +114,7 @@ def greeted(c: Context, event: Hello, now: float) -> None:
         return
     delivery = server.delivery
     if isinstance(delivery, AckedDelivery):
-        delivery.store(event.next_seq - 1)
+        delivery.store(min(event.next_seq - 1, c.ledger.last))  # of one that was cut off it may have more than we
     delivery.attach(now)
     c.advance()
     c.attached_at = c.progress_at = c.barrier_at = now
@@ -131,7 +131,7 @@ def greeted(c: Context, event: Hello, now: float) -> None:
 
 def _new_delivery(c: Context, event: Hello, now: float) -> PlainDelivery | AckedDelivery:
     if event.acks:
-        stored = max(event.next_seq - 1, c.ledger.delivered)
+        stored = min(max(event.next_seq - 1, c.ledger.delivered), c.ledger.last)
         return AckedDelivery(stored)
     delivery = PlainDelivery(c.ledger.delivered + 1, c.policy.cuts, now)
     delivery.sockets = c.known.dials - 1

@@ -70,6 +70,7 @@ class Ledger:
             raise InternalError("a packet holds at least one frame")
         self.packet_frames = packet_frames
         self.ended = False
+        self.is_cut = False  # a crash or a power cut ended it: a server may have had more of it than the card
         self.delivered = 0
         self.synced = 0
         self.resent_frames = 0

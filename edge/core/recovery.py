@@ -84,6 +84,7 @@ def rebuild(
     ledger = _base(meta.packet_frames, base, ordered, lost)
     _fill(ledger, [gap for gap in ordered if gap.before_seq > base.first_seq], tail)
     ledger.end()
+    ledger.is_cut = meta.state is CardState.RECORDING
     if segments and ledger.last != tail.last_seq:
         raise ValueError("its packets and its gaps do not fit together")
     for hole in lost:

@@ -69,7 +69,7 @@ class Recorder:
             recording_id,
             audio,
             ledger,
-            {**settings, "recording": recording_id},
+            {**settings, "recording": recording_id, **_predecessor(store)},
             packets_in_ring(ring, ledger, self._timebase, audio),
             self._release,
             anchor=lambda: timebase.current,
@@ -193,3 +193,7 @@ class Recorder:
             self._is_overflowing = False
             lost = self.recording.audio.seconds(self.recording.ledger.lost[OVERFLOW])
             self._tell(OVERFLOW, f"the memory has room again; {lost:.1f} s were lost in all")
+
+
+def _predecessor(store: Store | None) -> JsonObject:
+    return {"predecessor": store.predecessor} if store is not None and store.predecessor else {}

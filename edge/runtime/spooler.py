@@ -57,7 +57,7 @@ class Held:
     unsynced: list[Due | Entry] = field(default_factory=list)
     ended_by: str = ""  # wanted: seal it
     delivered_utc_s: float | None = None  # wanted: note that it is delivered
-    is_wanted: bool = True  # False: remove it once it is delivered
+    is_kept: bool = False  # what is delivered stays for a while (`keep_days`)
     marked: int = 0
     marked_at: float = 0.0
     is_through: bool = False  # nothing more will be done about it
@@ -212,7 +212,7 @@ class Spooler:
                 last = item.packet.seq
         if not held.unsynced:
             self._mark(held, card)
-            card.free(held.recording.ledger.delivered if not held.is_wanted else 0)
+            card.free(held.recording.ledger.delivered if not held.is_kept else 0)
             return
         card.note(entries)
         if packets:
@@ -222,7 +222,7 @@ class Spooler:
         if last > held.durable:
             held.durable = last
             self._call(lambda: held.on_durable(last))
-        if not held.is_wanted:
+        if not held.is_kept:
             card.free(held.recording.ledger.delivered)
         self._look_at_room(held)
 
@@ -254,7 +254,7 @@ class Spooler:
         if held.delivered_utc_s is not None:
             if card.manifest.state is not CardState.DELIVERED:
                 card.deliver(held.delivered_utc_s)
-            if not held.is_wanted:
+            if not held.is_kept:
                 card.remove()
             else:
                 card.close()

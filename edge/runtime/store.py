@@ -47,7 +47,7 @@ class Store:
         self._number = number
         self._held: dict[str, Held] = {}
         self._keepers: dict[str, Keeper] = {}
-        self.predecessor = ""
+        self.predecessor = ""  # what the next recording goes on with
 
     # --- live ------------------------------------------------------------------------------------------------------
 
@@ -69,7 +69,7 @@ class Store:
             self.policy.has_audio,
         )
         self._number, self.predecessor = self._number + 1, ""
-        held = Held(recording, meta, (_boot(0, anchor),))
+        held = Held(recording, meta, (_boot(0, anchor),), is_kept=self.policy.keep_days > 0)
         keeper = Keeper(self.spooler, held, self._ring, recording.ledger, timebase, recording.audio, on_safe)
         recording.wire, recording.load = keeper.wire, keeper.load
         recording.on_session = keeper.session
@@ -89,7 +89,7 @@ class Store:
         if held is not None:
             anchor = self._clock.anchor
             held.delivered_utc_s = boot_clock() + anchor.utc_minus_boot_s if anchor.trusted else 0.0
-            held.is_wanted = self.policy.keep_days > 0
+            held.is_kept = self.policy.keep_days > 0
             self.spooler.kick()
 
     # --- found -----------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ class Store:
             card=card,
             durable=ledger.last,
             ended_by=found.ended_by or self.verdict(found).cause,
-            is_wanted=self.policy.keep_days > 0,
+            is_kept=self.policy.keep_days > 0,
         )
         recording = held.recording
         reader = CardReader(
