@@ -27,7 +27,7 @@ from edge.runtime.device import Device
 from edge.runtime.ports import Clock, JsonObject, Panel
 from edge.runtime.spooler import Spooler
 from edge.runtime.store import Store, StorePolicy
-from edge.runtime.uplink import Happening, RetryPolicy, Uplink
+from edge.runtime.uplink import Happening, RetryPolicy, Uplink, boot_clock
 from edge.settings import Config
 from edge.sources import Pace, open_source, own_audio
 
@@ -125,7 +125,15 @@ def build(
     watch = ClockWatch(SystemClock() if clock is None else clock, tell)
 
     def make_store(ring: Ring) -> Store:
-        spooler = Spooler(spool, ring, config.spool.sync_interval, lambda kind, text: tell(Happening(kind, text)))
+        spooler = Spooler(
+            spool,
+            ring,
+            config.spool.sync_interval,
+            lambda kind, text: tell(Happening(kind, text)),
+            boot_clock,
+            config.spool.keep_days,
+            lambda: boot_clock() + watch.anchor.utc_minus_boot_s if watch.anchor.trusted else None,
+        )
         return Store(spooler, ring, watch, store_policy, spool.next_number())
 
     device = Device(

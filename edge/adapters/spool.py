@@ -167,6 +167,24 @@ class SpoolDirectory:
             self._used -= _blocks(segment)
             self.system.unlink(segment)
 
+    def expire(self, keep_days: float, utc_s: float | None) -> int:
+        """Remove what was delivered more than `keep_days` ago; returns how many recordings that were.
+
+        Without a trusted clock (`utc_s` None), then or now, nobody knows: such a recording stays until its room is
+        needed. With `keep_days` 0 it goes in any case.
+        """
+        removed = 0
+        for folder in self.folders():
+            try:
+                meta = manifest.decode((folder / _MANIFEST).read_bytes())
+            except (OSError, ValueError):
+                continue
+            is_old = bool(meta.delivered_utc_s and utc_s and utc_s - meta.delivered_utc_s > keep_days * 86400)
+            if meta.state is CardState.DELIVERED and (is_old or not keep_days):
+                CardRecording(self, folder, meta, []).remove()
+                removed += 1
+        return removed
+
     def make_room(self) -> bool:
         """Remove the oldest recording that is only kept (`keep_days`); False where there is none."""
         for folder in self.folders():

@@ -202,6 +202,9 @@ class Spool(Protocol):
     def room_bytes(self) -> int:
         """How much more audio fits."""
 
+    def expire(self, keep_days: float, utc_s: float | None) -> int:
+        """Let go of what was delivered more than `keep_days` ago, by a trusted clock."""
+
     def make_room(self) -> bool:
         """Let go of audio that is kept though it is delivered; False where there is none."""
 

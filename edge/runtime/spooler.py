@@ -29,6 +29,7 @@ from edge.runtime.ports import Card, Spool
 from edge.runtime.recording import Recording
 from edge.runtime.uplink import boot_clock
 
+_EXPIRE_S = 600.0  # how often it is looked for what need not be kept any more
 _MARK_S = 10.0  # how often delivery's progress is noted where no audio is written that could carry it
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -79,6 +80,8 @@ class Spooler:
         sync_interval: float,
         tell: Callable[[str, str], None],
         clock: Callable[[], float] = boot_clock,
+        keep_days: float = 0.0,
+        utc: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.trouble = ""  # why the card takes nothing just now
         self.is_full = False
@@ -88,6 +91,9 @@ class Spooler:
         self._interval = sync_interval
         self._tell = tell
         self._clock = clock
+        self._keep_days = keep_days
+        self._utc = utc  # by a trusted clock, else None
+        self._expired_at = -_EXPIRE_S
         self._loop: asyncio.AbstractEventLoop | None = None
         self._held: list[Held] = []
         self._lock = threading.Lock()
@@ -149,6 +155,7 @@ class Spooler:
                     everything = list(self._held)
                 results = [self._work(held) for held in everything]
                 is_clean = all(results)
+                self._expire()
                 with self._lock:
                     self._held = [held for held in self._held if not held.is_through]
                 for passed in passes:
@@ -163,6 +170,13 @@ class Spooler:
                 with contextlib.suppress(OSError):
                     held.card.close()
         self._call(functools.partial(_settle, ended, is_clean))
+
+    def _expire(self) -> None:
+        now = self._clock()
+        if now - self._expired_at >= _EXPIRE_S:
+            self._expired_at = now
+            with contextlib.suppress(OSError):  # what matters of it is said by whoever writes
+                self._spool.expire(self._keep_days, self._utc())
 
     def _has_work(self) -> bool:
         return any(not held.is_through for held in self._held)
