@@ -201,6 +201,12 @@ class SpoolDirectory:
 
     def create(self, meta: Manifest, entries: Sequence[journal.Entry]) -> CardRecording:
         """A folder for a new recording, durable before this returns."""
+        card = self.draft(meta, entries)
+        self.publish(card)
+        return card
+
+    def draft(self, meta: Manifest, entries: Sequence[journal.Entry]) -> CardRecording:
+        """A recording that nobody sees before `publish`; where that never comes, the next `prepare` removes it."""
         if not self._is_prepared:
             self.prepare()
         fresh = self.recordings / f".{meta.recording_id}.new"
@@ -210,12 +216,21 @@ class SpoolDirectory:
             self._write(fresh / _MANIFEST, manifest.encode(meta))
             self._write(fresh / _JOURNAL, journal.encode(entries))
             self.sync_folder(fresh)
-            self.system.rename(fresh, self.recordings / meta.recording_id)
         except OSError:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
+        return CardRecording(self, fresh, meta, [])
+
+    def publish(self, card: CardRecording) -> None:
+        """Let a draft be a recording, durably. Its files are closed, or have not been opened yet."""
+        target = self.recordings / card.manifest.recording_id
+        try:
+            self.system.rename(card.folder, target)
+        except OSError:
+            shutil.rmtree(card.folder, ignore_errors=True)
+            raise
+        card.folder = target
         self.sync_folder(self.recordings)
-        return CardRecording(self, self.recordings / meta.recording_id, meta, [])
 
     def next_number(self) -> int:
         """A number above that of each recording that is there."""
@@ -229,8 +244,11 @@ class SpoolDirectory:
         found = [path for path in self.recordings.iterdir() if path.is_dir() and not path.name.startswith(".")]
         return sorted(found, key=lambda path: (_number(path / _MANIFEST), path.name))
 
-    def load(self, folder: Path) -> tuple[CardRecording, Recovered]:
-        """What `folder` holds, its tail verified record by record, what is torn cut off. Raises UnreadableError."""
+    def load(self, folder: Path, *, is_quick: bool = False) -> tuple[CardRecording, Recovered]:
+        """What `folder` holds, its tail verified record by record, what is torn cut off. Raises UnreadableError.
+
+        `is_quick` is for a look at many: of one that was sealed only the last record is verified.
+        """
         try:
             meta = manifest.decode((folder / _MANIFEST).read_bytes())
             if meta.recording_id != folder.name:
@@ -238,7 +256,7 @@ class SpoolDirectory:
             data = (folder / _JOURNAL).read_bytes()
             entries, damaged = journal.decode(data)
             segments = self._segments(folder, meta)
-            tail, torn = self._tail(segments)
+            tail, torn = self._tail(segments, is_quick=is_quick and meta.state is not CardState.RECORDING)
             recovered = rebuild(meta, entries, [segment.summary for segment in segments], tail, torn, damaged)
         except (OSError, ValueError) as error:
             why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
@@ -267,15 +285,17 @@ class SpoolDirectory:
             found.append(SegmentFile(path, header, 0))
         return found
 
-    def _tail(self, segments: list[SegmentFile]) -> tuple[Tail, int]:
+    def _tail(self, segments: list[SegmentFile], *, is_quick: bool = False) -> tuple[Tail, int]:
         """Read the last segment's records up to the first that is torn; returns how many seem to follow it."""
         while segments:
             segment = segments[-1]
             codec, last, torn, alive_us = RecordCodec(segment.header), None, 0, 0
             size = segment.header.record_bytes
             with segment.path.open("rb") as file:
-                file.seek(BLOCK_BYTES)
                 seq = segment.header.first_seq
+                if is_quick:
+                    seq += max(0, (os.fstat(file.fileno()).st_size - BLOCK_BYTES) // size - 1)
+                file.seek(segment.header.place(seq))
                 while len(record := file.read(size)) == size:
                     try:
                         packet = codec.decode(record, seq)
@@ -290,7 +310,10 @@ class SpoolDirectory:
                 end = last.position + last.frames
                 tail = Tail(last.seq, end, last.delivered, last.handled, last.boot, last.boot_us, alive_us)
                 return tail, torn
-            segments.pop()  # begun, and nothing of it durable
+            if is_quick:
+                is_quick = False  # it was not shortened when it was sealed: look at each
+            else:
+                segments.pop()  # begun, and nothing of it durable
         return Tail(), 0
 
     def set_aside(self, folder: Path, reason: str) -> Path:
@@ -516,6 +539,10 @@ class CardRecording:
             self._system.close(descriptor)
 
     # --- reading ---------------------------------------------------------------------------------------------------
+
+    def entries(self) -> list[journal.Entry]:
+        """Its journal; what is damaged there is left out."""
+        return journal.decode((self.folder / _JOURNAL).read_bytes())[0]
 
     def read(self, first: int, last: int) -> Iterator[tuple[int, CardPacket | None]]:
         """The packets `first` to `last` with their numbers; None where one cannot be read or is damaged."""

@@ -36,15 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `edge record`."""
     add_config_options(parser)
     parser.add_argument("--pace", choices=("realtime", "fast"), default="realtime", help="how fast a file is read")
-    parser.add_argument("--seconds", type=_positive, metavar="N", help="stop after N seconds of audio")
+    parser.add_argument("--seconds", type=positive, metavar="N", help="stop after N seconds of audio")
     parser.add_argument("--state", type=folder, metavar="DIR", help="state directory (one recorder at a time)")
     parser.add_argument(
-        "--drain-timeout", type=_positive, metavar="S", help="after the end, deliver for S seconds at most (no limit)"
+        "--drain-timeout", type=positive, metavar="S", help="after the end, deliver for S seconds at most (no limit)"
     )
     parser.add_argument("--json", action="store_true", help="last line of stdout: the account, in frames")
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
+    """An option's seconds."""
     try:
         value = float(text)
     except ValueError:
@@ -106,8 +107,12 @@ class Screen:
 
     def show(self, status: Status) -> None:
         """Replace the live line."""
+        self.line(_live_line(status))
+
+    def line(self, text: str) -> None:
+        """Replace the live line by `text`."""
         if self._is_live:
-            self._print("\r\x1b[2K" + _live_line(status))
+            self._print("\r\x1b[2K" + text)
             self._has_line = True
 
     def clear(self) -> None:
