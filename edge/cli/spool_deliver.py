@@ -59,7 +59,9 @@ class _Delivery:
         self._app.owe_kept()
         owed = self._device.undelivered
         before = [recording.audio.seconds(sum(recording.ledger.lost.values())) for recording in owed]
-        self._screen.say(f"{self._owed_s():.1f} s of {len(owed)} recordings are owed" if owed else "nothing is owed")
+        self._screen.say(
+            f"{self._owed_s():.1f} s are owed, in {len(owed)} of the recordings" if owed else "nothing is owed"
+        )
         delivering = asyncio.create_task(self._device.run(), name="deliver")
         tasks = [delivering, asyncio.create_task(self._show(), name="live line")]
         failure: EdgeError | None = None
