@@ -27,7 +27,7 @@ from typing import Any
 
 from edge.core import journal, manifest
 from edge.core.manifest import CardState, Manifest
-from edge.core.recovery import Recovered, Segment, Tail, rebuild
+from edge.core.recovery import Recovered, Segment, Tail, rebuild, with_found_gaps
 from edge.core.segment import (
     BLOCK_BYTES,
     CardPacket,
@@ -96,7 +96,7 @@ class SpoolDirectory:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for leftover in self.recordings.glob(".*"):  # a rename decides: half made, or given up
             shutil.rmtree(leftover, ignore_errors=True)
-        self._used = sum(_blocks(path) for path in self.path.rglob("*"))
+        self._used = sum(_blocks(path) for path in self.path.rglob("*") if path != self._ballast)
         if not self.max_bytes:
             self.max_bytes = int(0.8 * (self._used + self.free_bytes()))
         self.restore_ballast()
@@ -235,11 +235,16 @@ class SpoolDirectory:
             meta = manifest.decode((folder / _MANIFEST).read_bytes())
             if meta.recording_id != folder.name:
                 raise ValueError(f"it is a copy of {meta.recording_id}")
-            data = (folder / _JOURNAL).read_bytes()
-            entries, damaged = journal.decode(data)
+            entries, damaged = self._journal(folder)
             segments = self._segments(folder, meta)
-            tail, torn = self._tail(segments)
-            recovered = rebuild(meta, entries, [segment.summary for segment in segments], tail, torn, damaged)
+            tail, torn = self._tail(segments, is_sealed=meta.state is not CardState.RECORDING)
+            summaries = [segment.summary for segment in segments]
+            try:
+                recovered = rebuild(meta, entries, summaries, tail, torn, damaged)
+            except ValueError:
+                # The journal does not explain the audio: then the audio itself has to tell where it has gaps.
+                entries = with_found_gaps(entries, self._scan(segments, tail), meta.packet_frames)
+                recovered = rebuild(meta, entries, summaries, tail, torn, damaged)
         except (OSError, ValueError) as error:
             why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             raise UnreadableError(
@@ -267,31 +272,52 @@ class SpoolDirectory:
             found.append(SegmentFile(path, header, 0))
         return found
 
-    def _tail(self, segments: list[SegmentFile]) -> tuple[Tail, int]:
-        """Read the last segment's records up to the first that is torn; returns how many seem to follow it."""
+    @staticmethod
+    def _journal(folder: Path) -> tuple[list[journal.Entry], int]:
+        try:
+            return journal.decode((folder / _JOURNAL).read_bytes())
+        except FileNotFoundError:
+            return [], 1
+
+    @staticmethod
+    def _tail(segments: list[SegmentFile], *, is_sealed: bool) -> tuple[Tail, int]:
+        """The last whole record, and how many after it were begun.
+
+        What was cut off ends before its first torn record. In what was sealed whole a damaged one is no end: it counts
+        as lost once it is read.
+        """
+        torn = 0
         while segments:
             segment = segments[-1]
-            codec, last, torn, alive_us = RecordCodec(segment.header), None, 0, 0
-            size = segment.header.record_bytes
-            with segment.path.open("rb") as file:
-                file.seek(BLOCK_BYTES)
-                seq = segment.header.first_seq
-                while len(record := file.read(size)) == size:
-                    try:
-                        packet = codec.decode(record, seq)
-                    except Torn:
-                        torn = int(any(record))
-                        break
-                    if last is not None and packet.handled > last.handled:
-                        alive_us = packet.boot_us
-                    last = packet
-                    seq += 1
+            last: CardPacket | None = None
+            alive_us = behind = 0
+            for packet, is_begun in _records(segment):
+                if packet is None:
+                    behind += is_begun
+                    if is_sealed:
+                        continue
+                    break
+                if last is not None and packet.handled > last.handled:
+                    alive_us = packet.boot_us
+                segment.is_damaged = segment.is_damaged or bool(behind)
+                last, behind = packet, 0
+            torn += behind
             if last is not None:
                 end = last.position + last.frames
-                tail = Tail(last.seq, end, last.delivered, last.handled, last.boot, last.boot_us, alive_us)
-                return tail, torn
+                return Tail(last.seq, end, last.delivered, last.handled, last.boot, last.boot_us, alive_us), torn
             segments.pop()  # begun, and nothing of it durable
-        return Tail(), 0
+        return Tail(), torn
+
+    @staticmethod
+    def _scan(segments: Sequence[SegmentFile], tail: Tail) -> Iterator[tuple[int, int, int]]:
+        """Number, position and frames of every whole record."""
+        for segment, after in itertools.zip_longest(segments, segments[1:]):
+            stop = after.header.first_seq if after is not None else tail.last_seq + 1
+            for seq, (packet, _) in enumerate(_records(segment), segment.header.first_seq):
+                if seq >= stop:
+                    break
+                if packet is not None:
+                    yield seq, packet.position, packet.frames
 
     def set_aside(self, folder: Path, reason: str) -> Path:
         """Move what cannot be read into quarantine, with the reason beside it."""
@@ -307,6 +333,14 @@ class SpoolDirectory:
         return target
 
     # --- writing ---------------------------------------------------------------------------------------------------
+
+    def set_segment_aside(self, segment: Path, recording_id: str) -> None:
+        """Move a segment with damaged records into quarantine instead of using it again."""
+        target = self.quarantine / f"{recording_id}-{segment.name}"
+        self._used -= _blocks(segment)
+        self.system.rename(segment, target)
+        reason = "some of its records do not have the checksum that they were written with; the others were delivered"
+        self._write(target.with_name(f"{target.name}.reason.txt"), f"{reason}\n".encode())
 
     def _write(self, path: Path, data: bytes) -> None:
         descriptor = self.system.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -339,6 +373,7 @@ class SegmentFile:
     path: Path
     header: SegmentHeader
     count: int
+    is_damaged: bool = False
 
     @property
     def last_seq(self) -> int:
@@ -483,8 +518,14 @@ class CardRecording:
     def free(self, delivered: int) -> None:
         """Give back the segments whose packets are all delivered, oldest first; the current one stays."""
         while len(self.segments) > 1 and self.segments[0].last_seq <= delivered:
-            self._spool.give_back(self.segments[0].path)
+            self._let_go(self.segments[0])
             del self.segments[0]
+
+    def _let_go(self, segment: SegmentFile) -> None:
+        if segment.is_damaged:
+            self._spool.set_segment_aside(segment.path, self.manifest.recording_id)
+        else:
+            self._spool.give_back(segment.path)
 
     def oldest(self) -> tuple[int, int] | None:
         """First and last packet of the oldest segment; None where only the current one is left."""
@@ -495,12 +536,15 @@ class CardRecording:
     def give_up_oldest(self) -> None:
         """Give back the oldest segment whatever is in it; the caller has noted and synced what is lost."""
         if len(self.segments) > 1:
-            self._spool.give_back(self.segments[0].path)
+            self._let_go(self.segments[0])
             del self.segments[0]
 
     def remove(self) -> None:
         """Let go of all of it; the caller knows that it is delivered, or not wanted."""
         self.close()
+        for segment in [segment for segment in self.segments if segment.is_damaged]:
+            self._let_go(segment)
+            self.segments.remove(segment)
         gone = self.folder.with_name(f".{self.folder.name}.gone")
         self._system.rename(self.folder, gone)
         self._spool.sync_folder(gone.parent)
@@ -542,7 +586,22 @@ class CardRecording:
             try:
                 yield seq, codec.decode(view[(seq - first) * size :][:size], seq)
             except Torn:
+                segment.is_damaged = True
                 yield seq, None
+
+
+def _records(segment: SegmentFile) -> Iterator[tuple[CardPacket | None, bool]]:
+    """What each place of the file holds, None where it is no whole record; and whether one was at least begun there."""
+    codec, size = RecordCodec(segment.header), segment.header.record_bytes
+    with segment.path.open("rb") as file:
+        file.seek(BLOCK_BYTES)
+        seq = segment.header.first_seq
+        while len(record := file.read(size)) == size:
+            try:
+                yield codec.decode(record, seq), True
+            except Torn:
+                yield None, codec.is_begun(record, seq)
+            seq += 1
 
 
 def write_all(system: Any, descriptor: int, data: bytes, place: int | None = None) -> None:
