@@ -14,7 +14,7 @@ from edge.core.manifest import CardState, Manifest
 from edge.core.timebase import Anchor
 
 UNEXPLAINED = "power"  # a gap whose journal line is gone: what took the line explains it
-CRASH, POWER = "crash", "power"
+CRASH, POWER, DAMAGED = "crash", "power", "card"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,8 @@ def rebuild(
     lost = list(told.lost.values())
     ledger = _base(meta.packet_frames, base, ordered, lost)
     _fill(ledger, [gap for gap in ordered if gap.before_seq > base.first_seq], tail)
+    if meta.state is not CardState.RECORDING and told.ended_at is not None and told.ended_at > ledger.expected:
+        ledger.gap(told.ended_at - ledger.expected, DAMAGED)  # it was whole when it was sealed
     ledger.end()
     ledger.is_cut = meta.state is CardState.RECORDING
     if segments and ledger.last != tail.last_seq:
@@ -162,6 +164,32 @@ def _fill(ledger: Ledger, gaps: Sequence[GapEntry], tail: Tail) -> None:
     rest = tail.end_position - ledger.expected
     if rest > 0:
         ledger.capture(rest)
+
+
+def with_found_gaps(
+    entries: Iterable[Entry], records: Iterable[tuple[int, int, int]], packet_frames: int
+) -> list[Entry]:
+    """`entries`, but with the gaps that the audio itself shows: `records` are number, position and frames of each whole
+    record. Where the journal explains a gap it keeps its causes."""
+    others = [entry for entry in entries if not isinstance(entry, GapEntry)]
+    told: dict[int, list[GapEntry]] = {}
+    for entry in entries:
+        if isinstance(entry, GapEntry):
+            told.setdefault(entry.before_seq, []).append(entry)
+    gaps: list[Entry] = []
+    last: tuple[int, int] | None = None
+    for seq, position, frames in records:
+        if last is None:
+            gaps += [gap for before, known in told.items() if before <= seq for gap in known]
+        else:
+            start = last[1] + (seq - last[0] - 1) * packet_frames
+            known = told.get(seq, [])
+            if known and sum(gap.frames for gap in known) == position - start:
+                gaps += known
+            elif position > start:
+                gaps.append(GapEntry(seq, start, position - start, UNEXPLAINED))
+        last = seq, position + frames
+    return others + gaps
 
 
 # --- going on after a restart ----------------------------------------------------------------------------------------

@@ -18,15 +18,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from edge.core.packet import HEADER_BYTES, AudioFormat, decode_header
+from edge.core.packet import HEADER_BYTES, MAGIC, AudioFormat, decode_header
 from edge.errors import PacketError
 
 BLOCK_BYTES = 4096
 FORMAT_VERSION = 1
-_MAGIC = b"EDGESEG1"
+_OURS = b"EDGESEG1"
 _HEADER = struct.Struct("<8sHHI16sIIIIQQ")
 _HEAD = struct.Struct("<IIBBHQQII")  # the checksum comes first and covers all behind it, padding excluded
 _CRC = struct.Struct("<I")
+_MEANT = struct.Struct("<II")  # how a PCM1 packet begins
 _PACKET = 1  # the one kind of record so far
 HEAD_BYTES = _HEAD.size
 
@@ -97,7 +98,7 @@ def record_bytes(audio: AudioFormat, packet_frames: int) -> int:
 def encode_segment(header: SegmentHeader) -> bytes:
     """The header block."""
     fields = _HEADER.pack(
-        _MAGIC,
+        _OURS,
         FORMAT_VERSION,
         header.audio.channels,
         header.audio.rate_hz,
@@ -120,7 +121,7 @@ def decode_segment(block: bytes) -> SegmentHeader:
     magic, version, channels, rate_hz, recording, index, first_seq, packet_frames, nonce, position, offset = (
         _HEADER.unpack(fields)
     )
-    if magic != _MAGIC or _CRC.unpack_from(block, _HEADER.size) != (zlib.crc32(fields),):
+    if magic != _OURS or _CRC.unpack_from(block, _HEADER.size) != (zlib.crc32(fields),):
         raise Torn("no header of ours")
     if version != FORMAT_VERSION:
         raise Torn(f"segments of version {version} are not known here")
@@ -159,6 +160,12 @@ class RecordCodec:
             if padding:
                 parts.append(bytes(padding))
         return b"".join(parts)
+
+    @staticmethod
+    def is_begun(record: bytes, seq: int) -> bool:
+        """Whether `record`, which is not whole, was meant to be that of packet `seq`: neither unwritten space nor, but
+        by chance, left by an earlier life of the file."""
+        return record[HEAD_BYTES : HEAD_BYTES + 8] == _MEANT.pack(MAGIC, seq)
 
     def decode(self, record: bytes | memoryview, seq: int) -> CardPacket:
         """The packet `seq` that `record` holds. Raises Torn."""

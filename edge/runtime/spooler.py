@@ -148,7 +148,8 @@ class Spooler:
         try:
             while True:
                 is_last = self._is_stopping
-                self._kick.wait(self._interval if self._has_work() else None)
+                if not is_last:
+                    self._kick.wait(self._interval if self._has_work() else None)
                 self._kick.clear()
                 with self._lock:
                     passes, self._passes = self._passes, []
@@ -160,7 +161,7 @@ class Spooler:
                     self._held = [held for held in self._held if not held.is_through]
                 for passed in passes:
                     self._call(functools.partial(_settle, passed, None))
-                if is_last:
+                if is_last and not self._kick.is_set():  # set: room was made, and is worth one more round
                     break
         except Exception as error:  # noqa: BLE001  (a bug must not end in a silent thread)
             bug = InternalError(f"the spool failed: {type(error).__name__}: {error}")

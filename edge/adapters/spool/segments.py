@@ -1,0 +1,139 @@
+"""Segment files as they are read: which there are, what they hold, where the last one ends."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.core.manifest import Manifest
+from edge.core.recovery import Segment, Tail
+from edge.core.segment import BLOCK_BYTES, CardPacket, RecordCodec, SegmentHeader, Torn, decode_segment
+
+SUFFIX = ".seg"
+
+
+@dataclass(slots=True)
+class SegmentFile:
+    """A segment on the card with `count` packets that are known to be whole."""
+
+    path: Path
+    header: SegmentHeader
+    count: int
+    is_damaged: bool = False
+
+    @property
+    def last_seq(self) -> int:
+        """Its last packet."""
+        return self.header.first_seq + self.count - 1
+
+    @property
+    def summary(self) -> Segment:
+        """As the recovery wants it."""
+        return Segment(self.header.first_seq, self.header.position, self.header.offset)
+
+
+def segments_in(folder: Path, meta: Manifest) -> list[SegmentFile]:
+    """The segments of the recording in `folder`, in order. Raises OSError, ValueError."""
+    found = []
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        with path.open("rb") as file:
+            block = file.read(BLOCK_BYTES)
+        try:
+            header = decode_segment(block)
+        except Torn:
+            continue  # taken, and never used: its header was not durable, so nothing behind it was
+        if header.recording_id != meta.recording_id:
+            continue  # likewise: it still has the header of an earlier life
+        if (header.audio, header.packet_frames) != (meta.audio, meta.packet_frames):
+            raise ValueError(f"{path.name} is of another format")
+        found.append(SegmentFile(path, header, 0))
+    return found
+
+
+def tail_of(segments: list[SegmentFile], *, is_sealed: bool) -> tuple[Tail, int]:
+    """The last whole record, and how many after it were begun.
+
+    What was cut off ends before its first torn record. In what was sealed whole a damaged one is no end: it counts
+    as lost once it is read.
+    """
+    torn = 0
+    while segments:
+        segment = segments[-1]
+        last: CardPacket | None = None
+        alive_us = behind = 0
+        for packet, is_begun in records(segment):
+            if packet is None:
+                behind += is_begun
+                if is_sealed:
+                    continue
+                break
+            if last is not None and packet.handled > last.handled:
+                alive_us = packet.boot_us
+            segment.is_damaged = segment.is_damaged or bool(behind)
+            last, behind = packet, 0
+        torn += behind
+        if last is not None:
+            end = last.position + last.frames
+            return Tail(last.seq, end, last.delivered, last.handled, last.boot, last.boot_us, alive_us), torn
+        segments.pop()  # begun, and nothing of it durable
+    return Tail(), torn
+
+
+def last_of(segments: Sequence[SegmentFile]) -> Tail | None:
+    """The last record of a recording that was shortened to it when it was sealed; None where it is not to be found at
+    once."""
+    if not segments:
+        return None
+    segment = segments[-1]
+    places = (segment.path.stat().st_size - BLOCK_BYTES) // segment.header.record_bytes
+    seq = segment.header.first_seq + max(0, places - 1)
+    for _, packet in read(segment, seq, seq):
+        if packet is not None:
+            end = packet.position + packet.frames
+            return Tail(seq, end, packet.delivered, packet.handled, packet.boot, packet.boot_us)
+    return None
+
+
+def scan(segments: Sequence[SegmentFile], tail: Tail) -> Iterator[tuple[int, int, int]]:
+    """Number, position and frames of every whole record."""
+    for segment, after in itertools.zip_longest(segments, segments[1:]):
+        stop = after.header.first_seq if after is not None else tail.last_seq + 1
+        for seq, (packet, _) in enumerate(records(segment), segment.header.first_seq):
+            if seq >= stop:
+                break
+            if packet is not None:
+                yield seq, packet.position, packet.frames
+
+
+def records(segment: SegmentFile) -> Iterator[tuple[CardPacket | None, bool]]:
+    """What each place of the file holds, None where it is no whole record; and whether one was at least begun there."""
+    codec, size = RecordCodec(segment.header), segment.header.record_bytes
+    with segment.path.open("rb") as file:
+        file.seek(BLOCK_BYTES)
+        seq = segment.header.first_seq
+        while len(record := file.read(size)) == size:
+            try:
+                yield codec.decode(record, seq), True
+            except Torn:
+                yield None, codec.is_begun(record, seq)
+            seq += 1
+
+
+def read(segment: SegmentFile, first: int, last: int) -> Iterator[tuple[int, CardPacket | None]]:
+    """The packets `first` to `last` of one segment; None where one is damaged."""
+    codec, size = RecordCodec(segment.header), segment.header.record_bytes
+    try:
+        with segment.path.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), size * (last - first + 1), segment.header.place(first))
+    except OSError:
+        data = b""
+    view = memoryview(data)
+    for seq in range(first, last + 1):
+        try:
+            yield seq, codec.decode(view[(seq - first) * size :][:size], seq)
+        except Torn:
+            segment.is_damaged = True
+            yield seq, None
