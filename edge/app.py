@@ -65,7 +65,7 @@ class App:
         pending.keep(
             self.state.pending, recording.recording_id, recording.audio, ledger, recording.settings, recording.wire
         )
-        seconds = recording.audio.seconds(ledger.ram_frames)
+        seconds = recording.audio.seconds(ledger.kept_frames)
         self.tell(Happening("kept", f"{seconds:.1f} s are kept in {folder}; the next edge record delivers them"))
 
     def is_kept(self, recording: Recording) -> bool:

@@ -227,7 +227,7 @@ class _Run:
                 self._screen.say(f"how far recording {recording.recording_id} came cannot be noted ({reason})")
                 del failed[recording.recording_id]
             elif reason is not None:
-                seconds = recording.audio.seconds(recording.ledger.ram_frames)
+                seconds = recording.audio.seconds(recording.ledger.kept_frames)
                 self._screen.say(f"{seconds:.1f} s of audio are lost: they cannot be kept on disk ({reason})")
         return failed
 

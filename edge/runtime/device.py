@@ -263,14 +263,12 @@ class Device:
         failure = session.failure if session else None
         recorder = self._recorder
         current = recorder.recording if recorder else (recordings[0] if recordings else None)
-        undelivered = sum(recording.ledger.ram_frames for recording in recordings)
+        undelivered = sum(recording.ledger.kept_frames for recording in recordings)
         unhandled = undelivered
         if session is not None and self._under_delivery is not None:
             ledger = self._under_delivery.ledger
             if session.handled > ledger.delivered:
-                packet = ledger.packet(session.handled)
-                done = packet.offset + packet.frames - ledger.packet(ledger.delivered + 1).offset
-                unhandled -= done
+                unhandled -= ledger.kept_between(ledger.delivered + 1, session.handled)
         return Status(
             recorder is not None,
             self.uplink.state,

@@ -350,11 +350,11 @@ class World:
         ledger, model, ring = self.ledger, self.model, self.ring
         assert ledger.expected == model.expected
         assert ledger.lost == model.lost
-        assert ledger.expected == ledger.delivered_frames + ledger.ram_frames + sum(ledger.lost.values())
+        assert ledger.expected == ledger.delivered_frames + ledger.kept_frames + sum(ledger.lost.values())
         assert ledger.last == len(model.packets)
         assert ledger.stored == ring.head
         assert ring.tail == ledger.delivered_frames
-        assert ring.kept_frames == ledger.ram_frames
+        assert ring.kept_frames == ledger.kept_frames
         delivered = model.packets[: ledger.delivered]
         assert ledger.delivered_frames == sum(len(packet) for packet in delivered) // 2
         for seq, payload in enumerate(delivered, 1):
