@@ -296,7 +296,8 @@ class Uplink:
         recording = self._current_recording
 
         def wire(seq: int) -> bytes:
-            return recording.wire(seq) if seq > recording.ledger.delivered else b""
+            ledger = recording.ledger
+            return b"" if seq <= ledger.delivered or ledger.is_lost(seq) else recording.wire(seq)
 
         self._channel = Channel(wire, lambda what: self._reported(what, number), self._break)
         self._channel.open(self._dial, session_id, closing)
