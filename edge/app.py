@@ -24,6 +24,7 @@ from edge.errors import ConfigError, EdgeError, UnreadableError
 from edge.legacy import import_pending
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
+from edge.runtime.noserver import NoServer
 from edge.runtime.ports import Clock, JsonObject, Panel
 from edge.runtime.spooler import Spooler
 from edge.runtime.store import Store, StorePolicy
@@ -81,7 +82,12 @@ class App:
                 unkept[recording.recording_id] = frames, why if self.store.policy.has_audio else "spool.mode is ram"
             if kept and not recording.is_whole:
                 name = recording.recording_id
-                self.tell(Happening("kept", f"{kept:.1f} s of {name} are on the card; the next start delivers them"))
+                when = (
+                    "they are delivered once a server is configured"
+                    if self.device.is_local
+                    else "the next start delivers them"
+                )
+                self.tell(Happening("kept", f"{kept:.1f} s of {name} are on the card; {when}"))
         return unkept
 
 
@@ -103,6 +109,7 @@ def build(
         return read_token(config, lambda warning: None)
 
     read_token(config, lambda warning: tell(Happening("warning", warning)))
+    has_server = bool(config.server.url)
     timeout_s = config.connection.connection_timeout
     server = HttpServerApi(config.server.url, token, timeout_s)
     dial = WebSocketDialer(config.server.url, token, state.device_id(), timeout_s)
@@ -142,11 +149,11 @@ def build(
         policy,
         config.buffer.ring_seconds,
         start_settings(config),
-        Uplink(server, dial, policy, retry, tell),
+        Uplink(server, dial, policy, retry, tell) if has_server else NoServer(),
         tell,
         panel,
         clock=watch,
-        aside=Uplink(server, dial, policy, retry, lambda happening: None),
+        aside=Uplink(server, dial, policy, retry, lambda happening: None) if has_server else None,
         make_store=make_store,
         max_seconds=config.spool.max_recording_hours * 3600,
     )

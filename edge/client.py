@@ -403,9 +403,10 @@ connectionFailed, statusChanged, networkChanged
 def _check(url: str, chosen: Options) -> None:
     """Raises ConfigError for an address that is none, and for options that do not fit together."""
     rule = KEYS["server.url"].setting.rule
-    fault = rule.fault(url)
+    fault = rule.fault(url) if url else ""
     if fault is not None:
-        raise ConfigError(f"base_url must be {rule.text}" + (f": {fault}" if fault else ""))
+        allowed = rule.text.replace(", or empty", "")
+        raise ConfigError(f"base_url must be {allowed}" + (f": {fault}" if fault else ""))
     values = {known.key: known.default for known in KEYS.values()} | {"server.url": url}
     values |= {key: getattr(chosen, name) for name, key in _KEYS.items()}
     for clash in clashes(values):

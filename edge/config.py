@@ -259,10 +259,12 @@ def _nearest(key: str) -> tuple[str, float]:
 def _notes(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
     if origins["server.url"] == "default":
         yield f"server.url is not set: only a receiver on this machine, {config.server.url}, would get the audio"
+    elif not config.server.url:
+        yield "server.url is empty: nothing is delivered, everything is kept on the card until a server is configured"
     elif config.server.url.lower().startswith("http:") and not is_loopback(config.server.url):
         yield "server.allow_insecure: token and audio travel readable to everyone on the way"
     needed = config.audio.segment_target_ms / 1000 + RETENTION_S
-    if config.buffer.ring_seconds < needed:
+    if config.server.url and config.buffer.ring_seconds < needed:
         yield f"buffer.ring_seconds below {needed:g} is too little for an aia-v4 server: audio is lost in each outage"
 
 

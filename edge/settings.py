@@ -79,7 +79,9 @@ _URL = re.compile(rf"https?://(\[[^][/]+\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::([0-9]
 
 
 def _url_fault(url: str) -> str | None:
-    if url and not re.fullmatch(r"[\x21-\x7e]+", url):
+    if not url:
+        return None  # none is wanted
+    if not re.fullmatch(r"[\x21-\x7e]+", url):
         return "only visible ASCII characters; write an international name in its xn-- form"
     if "@" in url:
         return "no user name or password here; the token belongs into server.token_file"
@@ -138,8 +140,11 @@ class Server:
 
     url: str = _key(
         "http://127.0.0.1:8765",
-        "The transcription server. The default is an `edge receive` on the same machine.",
-        Rule("http(s)://HOST[:PORT] and nothing behind it; http only to this machine", _url_fault, private=True),
+        "The transcription server. The default is an `edge receive` on the same machine. Empty: none; everything is "
+        "kept on the card, and delivered once there is one.",
+        Rule(
+            "http(s)://HOST[:PORT] and nothing behind it, or empty; http only to this machine", _url_fault, private=True
+        ),
         option="--server",
     )
     token_file: str = _key(
@@ -367,6 +372,9 @@ def clashes(values: Mapping[str, Any]) -> Iterator[Clash]:
     if url.lower().startswith("http:") and not is_loopback(url) and not values["server.allow_insecure"]:
         rule = "token and audio would travel readable: write https://, or set server.allow_insecure = true"
         yield Clash("server.url", rule, ("server.allow_insecure",))
+    if not url and values["spool.mode"] == "ram":
+        rule = 'without a server nothing would be kept at all: set server.url, or spool.mode = "always"'
+        yield Clash("spool.mode", rule, ("server.url",))
     if rate * packet_ms % 1000:
         yield Clash("audio.packet_ms", f"must give a whole number of frames at audio.rate = {rate}", ("audio.rate",))
     if values["audio.fallback"] and not values["audio.source"].startswith("alsa:"):

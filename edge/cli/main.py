@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from edge.cli import output
 from edge.errors import ConfigError, EdgeError, ExitCode
@@ -24,6 +24,7 @@ COMMANDS = {
     "record": "record to a server, frame for frame",
     "receive": "be the server",
     "devices": "list microphones",
+    "spool": "what is kept on the card",
     "demo": "prove it on this machine, with cut connections",
     "check-config": "show the configuration and its errors",
 }
@@ -49,8 +50,8 @@ class UsageError(ConfigError):
 class Parser(argparse.ArgumentParser):
     """argparse, but an error is raised (one line, exit code 2), and options are never guessed from a beginning."""
 
-    def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+    def __init__(self, prog: str, description: str, **more: Any) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False, **more)
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse."""

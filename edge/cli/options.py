@@ -8,6 +8,17 @@ from pathlib import Path
 from edge.config import DEFAULT_PATH, Loaded, default_path, load
 from edge.settings import KEYS
 
+
+def _server(text: str) -> str:
+    """No address is what a shell makes of a variable that is not set; who wants no server writes it down."""
+    if not text:
+        raise argparse.ArgumentTypeError(
+            'it is empty; for no server at all write server.url = "" into the configuration'
+        )
+    return text
+
+
+_TYPE = {"server.url": _server}
 _METAVAR = {
     "server.url": "URL",
     "server.token_file": "FILE",
@@ -23,7 +34,13 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     for known in KEYS.values():
         if known.setting.option:
             text = known.setting.doc.split(". ")[0].rstrip(".").replace("%", "%%")
-            parser.add_argument(known.setting.option, metavar=_METAVAR[known.key], dest=known.key, help=text)
+            parser.add_argument(
+                known.setting.option,
+                metavar=_METAVAR[known.key],
+                dest=known.key,
+                help=text,
+                type=_TYPE.get(known.key, str),
+            )
 
 
 def folder(text: str) -> Path:

@@ -18,6 +18,7 @@ from edge.cli.options import add_config_options, folder, load_config
 from edge.core.session import State
 from edge.errors import EdgeError, ExitCode, ServerRefused
 from edge.runtime.device import Device, Status
+from edge.runtime.noserver import KEPT
 from edge.runtime.ports import JsonObject, Panel
 from edge.runtime.uplink import Happening
 
@@ -35,15 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `edge record`."""
     add_config_options(parser)
     parser.add_argument("--pace", choices=("realtime", "fast"), default="realtime", help="how fast a file is read")
-    parser.add_argument("--seconds", type=_positive, metavar="N", help="stop after N seconds of audio")
+    parser.add_argument("--seconds", type=positive, metavar="N", help="stop after N seconds of audio")
     parser.add_argument("--state", type=folder, metavar="DIR", help="state directory (one recorder at a time)")
     parser.add_argument(
-        "--drain-timeout", type=_positive, metavar="S", help="after the end, deliver for S seconds at most (no limit)"
+        "--drain-timeout", type=positive, metavar="S", help="after the end, deliver for S seconds at most (no limit)"
     )
     parser.add_argument("--json", action="store_true", help="last line of stdout: the account, in frames")
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
+    """An option's seconds."""
     try:
         value = float(text)
     except ValueError:
@@ -105,8 +107,12 @@ class Screen:
 
     def show(self, status: Status) -> None:
         """Replace the live line."""
+        self.line(_live_line(status))
+
+    def line(self, text: str) -> None:
+        """Replace the live line by `text`."""
         if self._is_live:
-            self._print("\r\x1b[2K" + _live_line(status))
+            self._print("\r\x1b[2K" + text)
             self._has_line = True
 
     def clear(self) -> None:
@@ -129,6 +135,8 @@ def _live_line(status: Status) -> str:
     activity = f"REC {status.recorded:7.1f} s" if status.is_recording else "sending      "
     lost = f"  lost {status.lost:.1f} s" if status.lost else ""
     card = f"  CARD: {status.card_trouble}, {status.unsafe:.0f} s in memory only" if status.card_trouble else ""
+    if status.is_local:
+        return f"{activity} [{bar:<12}] on the card {status.undelivered - status.unsafe:.1f} s{lost}{card}  {KEPT}"
     return (
         f"{activity} [{bar:<12}] ring {status.ring_used:.1f}/{status.ring_size:.0f} s"
         f"  unconfirmed {status.unhandled:.1f} s{lost}{card}  {status.state.value}"
@@ -201,13 +209,18 @@ class _Run:
             lost[cause] = lost.get(cause, 0) + frames
             account["pending"] -= frames
         self._report(account)
-        is_owed = any(not owed.is_whole and owed.ledger.card_frames for owed in self._device.undelivered)
+        is_owed = not self._device.is_local and any(
+            not owed.is_whole and owed.ledger.card_frames for owed in self._device.undelivered
+        )
         return _exit_code(account, self._device.bug or error, failure, is_owed)
 
     def _interrupted(self) -> None:
         self._interrupts += 1
         if self._device.is_recording and self._interrupts == 1:
-            self._screen.say("stopping; what is left will be delivered (again: keep it for later)")
+            what_follows = (
+                "" if self._device.is_local else "; what is left will be delivered (again: keep it for later)"
+            )
+            self._screen.say(f"stopping{what_follows}")
             self._device.stop()
         else:
             self._device.stop()
@@ -224,12 +237,17 @@ class _Run:
         self._is_terminated = True
         self._interrupts += 1
         drain_s = self._app.shutdown_drain_s
-        self._screen.say(f"stopping; what is not delivered within {drain_s:g} s is kept for later")
+        what_follows = (
+            "" if self._device.is_local else f"; what is not delivered within {drain_s:g} s is kept for later"
+        )
+        self._screen.say(f"stopping{what_follows}")
         self._device.stop()
         loop.call_later(drain_s, self._enough.set)
 
     async def _drain(self, delivering: asyncio.Task[None]) -> None:
         """Until nothing is owed, or somebody or something says that it is enough for now."""
+        if self._device.is_local:
+            return  # the rest is a matter of the card
         waits = [
             asyncio.create_task(self._device.delivered()),
             asyncio.create_task(self._enough.wait()),
@@ -267,6 +285,7 @@ class _Run:
         self._screen.say(
             f"{seconds(account['expected']):.3f} s: {seconds(account['delivered']):.3f} s delivered, "
             f"{seconds(account['pending']):.3f} s kept for later{causes}"
+            + (f" ({KEPT})" if self._device.is_local else "")
         )
 
 

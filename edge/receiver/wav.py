@@ -18,9 +18,10 @@ _FMT = struct.Struct("<4sIHHIIHH")
 _DATA = struct.Struct("<4sI")
 
 
-def header(audio: AudioFormat, data_bytes: int) -> bytes:
-    """The header of a file with `data_bytes` bytes of signed 16-bit samples behind it."""
-    riff_bytes = HEADER_BYTES - 8 + data_bytes
+def header(audio: AudioFormat, data_bytes: int, behind_bytes: int = 0) -> bytes:
+    """The header of a file with `data_bytes` bytes of signed 16-bit samples behind it, and `behind_bytes` of other
+    chunks behind those."""
+    riff_bytes = HEADER_BYTES - 8 + data_bytes + behind_bytes
     fmt = _FMT.pack(
         b"fmt ",
         16,

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from edge.core.resume import ACKS
-from edge.core.session import State
+from edge.core.session import Session, State
 from edge.errors import EdgeError, InternalError, StartRefused, UnreadableError
 from edge.runtime.ports import JsonObject
 from edge.runtime.recording import Recording
@@ -22,12 +23,42 @@ AFTER_BUG_S = 5.0  # a bug that repeats itself must not keep the machine busy
 GIVE_WAY_S = 0.25  # so much live audio may wait for its confirmation before the stored gives way to it
 
 
+class Way(Protocol):
+    """A way to a server: `Uplink`, or `NoServer`. What each of these means stands there."""
+
+    @property
+    def session(self) -> Session | None:
+        """Of the recording under delivery."""
+
+    @property
+    def state(self) -> State:
+        """Of the connection."""
+
+    def supplied(self, recording: Recording) -> None:
+        """`recording` has more."""
+
+    def clock_changed(self) -> None:
+        """Stamps change."""
+
+    def retry_now(self, reason: str) -> None:
+        """Do not wait."""
+
+    async def refused(self) -> None:
+        """Wait for a refusal."""
+
+    async def moved(self) -> None:
+        """Wait for anything."""
+
+    async def deliver(self, recording: Recording) -> None:
+        """Return when it is delivered."""
+
+
 class Courier:
     """Owns the queues. `uplink` is the live recordings' way; `aside` a second one, for what is stored, where a server
     may have two. Everything here runs in the loop."""
 
     def __init__(
-        self, uplink: Uplink, settings: JsonObject, tell: Callable[[Happening], None], aside: Uplink | None = None
+        self, uplink: Way, settings: JsonObject, tell: Callable[[Happening], None], aside: Uplink | None = None
     ) -> None:
         self.uplink = uplink
         self.bug: EdgeError | None = None

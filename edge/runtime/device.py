@@ -12,8 +12,9 @@ from edge.core.ring import Ring
 from edge.core.session import State
 from edge.errors import EdgeError, InternalError
 from edge.runtime.clockwatch import ClockWatch
-from edge.runtime.courier import Courier
+from edge.runtime.courier import Courier, Way
 from edge.runtime.lease import RingShare
+from edge.runtime.noserver import NoServer
 from edge.runtime.ports import JsonObject, Panel, Source, SourceInfo
 from edge.runtime.recorder import SILENCE_DBFS, Recorder
 from edge.runtime.recording import Recording
@@ -43,6 +44,7 @@ class Status:
     unsafe: float = 0.0  # in memory only: a power cut would take it
     card_trouble: str = ""
     card_left: float | None = None
+    is_local: bool = False  # no server is configured: everything stays on the card
 
 
 class Device:
@@ -55,7 +57,7 @@ class Device:
         policy: Policy,
         ring_seconds: float,
         settings: JsonObject,
-        uplink: Uplink,
+        uplink: Way,
         tell: Callable[[Happening], None],
         panel: Panel | None = None,
         *,
@@ -172,9 +174,14 @@ class Device:
     # --- delivery --------------------------------------------------------------------------------------------------
 
     @property
-    def uplink(self) -> Uplink:
+    def uplink(self) -> Way:
         """The live recordings' way to the server."""
         return self.courier.uplink
+
+    @property
+    def is_local(self) -> bool:
+        """No server is configured: everything stays on the card."""
+        return isinstance(self.uplink, NoServer)
 
     @property
     def bug(self) -> EdgeError | None:
@@ -252,6 +259,7 @@ class Device:
             seconds(sum(recording.ledger.ram_frames for recording in recordings)),
             self.store.spooler.trouble if self.store else "",
             self.store.spooler.left_s if self.store else None,
+            self.is_local,
         )
 
     async def show(self) -> None:
@@ -262,7 +270,8 @@ class Device:
         blink = True
         while True:
             status = self.status()
-            is_safe = status.unhandled <= self._policy.max_unconfirmed
+            at_risk = status.unsafe if status.is_local else status.unhandled
+            is_safe = at_risk <= self._policy.max_unconfirmed
             try:
                 is_missing = self._recorder is not None and self._recorder.is_missing
                 self._panel.show(status.is_recording and status.recorded > 0 and not is_missing, is_safe or blink)

@@ -181,6 +181,12 @@ class SpoolDirectory:
 
     def create(self, meta: Manifest, entries: Sequence[journal.Entry]) -> CardRecording:
         """A folder for a new recording, durable before this returns."""
+        card = self.draft(meta, entries)
+        self.publish(card)
+        return card
+
+    def draft(self, meta: Manifest, entries: Sequence[journal.Entry]) -> CardRecording:
+        """A recording that nobody sees before `publish`; where that never comes, the next `prepare` removes it."""
         if not self._is_prepared:
             self.prepare()
         fresh = self.recordings / f".{meta.recording_id}.new"
@@ -190,12 +196,21 @@ class SpoolDirectory:
             self._write(fresh / MANIFEST, manifest.encode(meta))
             self._write(fresh / JOURNAL, journal.encode(entries))
             self.sync_folder(fresh)
-            self.system.rename(fresh, self.recordings / meta.recording_id)
         except OSError:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
+        return CardRecording(self, fresh, meta, [])
+
+    def publish(self, card: CardRecording) -> None:
+        """Let a draft be a recording, durably. Its files are closed, or have not been opened yet."""
+        target = self.recordings / card.manifest.recording_id
+        try:
+            self.system.rename(card.folder, target)
+        except OSError:
+            shutil.rmtree(card.folder, ignore_errors=True)
+            raise
+        card.folder = target
         self.sync_folder(self.recordings)
-        return CardRecording(self, self.recordings / meta.recording_id, meta, [])
 
     def next_number(self) -> int:
         """A number above that of each recording that is there."""
@@ -209,15 +224,18 @@ class SpoolDirectory:
         found = [path for path in self.recordings.iterdir() if path.is_dir() and not path.name.startswith(".")]
         return sorted(found, key=lambda path: (_number(path / MANIFEST), path.name))
 
-    def load(self, folder: Path) -> tuple[CardRecording, Recovered]:
-        """What `folder` holds, its tail verified record by record, what is torn cut off. Raises UnreadableError."""
+    def load(self, folder: Path, *, is_quick: bool = False) -> tuple[CardRecording, Recovered]:
+        """What `folder` holds, its tail verified record by record, what is torn cut off. Raises UnreadableError.
+
+        `is_quick` is for a look at many: of one that was sealed only the last record is verified.
+        """
         try:
             meta = manifest.decode((folder / MANIFEST).read_bytes())
             if meta.recording_id != folder.name:
                 raise ValueError(f"it is a copy of {meta.recording_id}")
             entries, damaged = _journal(folder)
             segments = segments_in(folder, meta)
-            tail, torn = tail_of(segments, is_sealed=meta.state is not CardState.RECORDING)
+            tail, torn = tail_of(segments, is_sealed=meta.state is not CardState.RECORDING, is_quick=is_quick)
             summaries = [segment.summary for segment in segments]
             try:
                 recovered = rebuild(meta, entries, summaries, tail, torn, damaged)
