@@ -52,7 +52,7 @@ def supplied(c: Context, event: Supplied, now: float) -> None:
     """There is something new while no audio flows."""
     if c.is_complete:
         c.finish()
-    elif c.phase is Phase.IDLE and (c.ledger.last > c.ledger.delivered or c.ledger.ended):
+    elif c.phase is Phase.IDLE and (c.is_owing or c.ledger.ended):
         c.phase = Phase.WAITING
 
 
@@ -133,6 +133,7 @@ def _new_delivery(c: Context, event: Hello, now: float) -> PlainDelivery | Acked
     if event.acks:
         stored = min(max(event.next_seq - 1, c.ledger.delivered), c.ledger.last)
         return AckedDelivery(stored)
+    c.forgo_lost()
     delivery = PlainDelivery(c.ledger.delivered + 1, c.policy.cuts, now)
     delivery.sockets = c.known.dials - 1
     return delivery

@@ -107,7 +107,7 @@ class Context:
         self.progress_at = 0.0
         self.ponged_at = 0.0
         self.attached_at = 0.0
-        self.has_acks = False  # what the last hello said
+        self.has_acks: bool | None = None  # what the last hello said; None before the first
         self.is_tail_told = False  # a stop behind the gap at the recording's end succeeded
 
     def do(self, effect: Effect) -> None:
@@ -137,9 +137,16 @@ class Context:
     def is_complete(self) -> bool:
         """All of the recording is delivered; to a server with acks that includes a gap behind the last packet."""
         ledger = self.ledger
-        if not ledger.ended or ledger.delivered < ledger.last:
+        if not ledger.ended or self.is_owing:
             return False
         return not self.has_acks or self.is_tail_told or not ledger.gaps_before(ledger.last + 1)
+
+    @property
+    def is_owing(self) -> bool:
+        """There are packets to send, or losses to tell: an aia-v4 server is told of none."""
+        ledger = self.ledger
+        following = ledger.delivered + 1
+        return (following if self.has_acks is not False else ledger.skip_lost(following)) <= ledger.last
 
     @property
     def goal(self) -> int | None:
@@ -147,9 +154,12 @@ class Context:
 
         None while more may come. Gaps close up there, so behind a long one a new session sets the clock right.
         """
-        if isinstance(self.delivery, PlainDelivery):
+        delivery = self.delivery
+        if isinstance(delivery, PlainDelivery):
             gap_frames = int(self.policy.session_gap * self.policy.audio.rate_hz)
-            before_gap = self.ledger.break_after(self.delivery.first, gap_frames)
+            has_begun = delivery.sent >= delivery.first
+            start = delivery.sent if has_begun else self.ledger.skip_lost(delivery.first)
+            before_gap = self.ledger.break_after(start, gap_frames)
             if before_gap is not None:
                 return before_gap
         return self.ledger.last if self.ledger.ended else None
@@ -171,6 +181,14 @@ class Context:
         """Carry what the session confirmed to the ledger, and free it in the ring."""
         if self.delivery.delivered > self.ledger.delivered:
             self.do(Release(self.ledger.deliver(self.delivery.delivered)))
+
+    def forgo_lost(self) -> None:
+        """Nothing is said to an aia-v4 server of lost packets, so those right behind what is delivered are over."""
+        ledger = self.ledger
+        last = ledger.skip_lost(ledger.delivered + 1) - 1
+        if last > ledger.delivered:
+            ledger.pass_over(ledger.delivered + 1, last)
+            self.do(Release(ledger.deliver(last)))
 
     def end_attempt(self) -> None:
         """From here on, whatever the current socket or request still reports is stale."""
@@ -199,6 +217,7 @@ class Context:
 
     def finish(self) -> None:
         """Everything is delivered."""
+        self.forgo_lost()
         self.phase = Phase.DONE
 
     def forget_session(self) -> None:

@@ -52,7 +52,11 @@ class _Barriers:
 
 
 class PlainDelivery:
-    """A session of an aia-v4 server whose first packet is `first` and which began at `now`; times in seconds."""
+    """A session of an aia-v4 server whose first packet is `first` and which began at `now`; times in seconds.
+
+    The server counts what arrives and knows no numbers. So where lost packets were passed over, all that concerns its
+    cuts is reckoned in places: the n-th packet that went out in this session, each counted once.
+    """
 
     acks = False
 
@@ -72,6 +76,7 @@ class PlainDelivery:
         self._paced_repeats = 0
         self._repeats = 0
         self._shorts = 0
+        self._passed: list[tuple[int, int]] = []  # holes up to `sent`: their first and last packet
         self._barriers = _Barriers()
 
     @classmethod
@@ -106,8 +111,9 @@ class PlainDelivery:
 
     def detach(self) -> None:
         """The socket is gone: what it had not confirmed will be sent again and may then have arrived twice."""
-        self._repeats += self.sent - self.resume
+        self._repeats += self._place(self.sent) - self._place(self.resume)
         self.sent = self.resume
+        self._passed = [hole for hole in self._passed if hole[0] <= self.sent]
         self.proven = False  # of the socket: what is polled between two sockets proves nothing
         self._barriers.clear()
 
@@ -116,11 +122,17 @@ class PlainDelivery:
         self.sent = seq
         self._shorts += short
 
+    def passing(self, first: int, last: int) -> None:
+        """The packets `first` to `last`, which are next, are lost and left out."""
+        self._passed.append((first, last))
+        self.sent = last
+
     def limit(self, window: int, max_pending: int) -> int:
         """The highest packet that may be sent now: rule 7's bound on what is unconfirmed, rule 8's on open cuts."""
         repeated_since = self._repeats - self._paced_repeats
         cuts = min(MAX_CUTS, max(1, max_pending // 2))
-        return min(self.resume + window, self._paced + cuts * self.cuts.interval - repeated_since)
+        paced = self._place(self._paced) + cuts * self.cuts.interval - repeated_since
+        return self.sent + min(self._place(self.resume) + window, paced) - self._place(self.sent)
 
     def barrier(self, now: float) -> None:
         """A JSON ping goes out behind what was sent so far."""
@@ -164,9 +176,9 @@ class PlainDelivery:
 
     def poll(self) -> Poll:
         """To be taken when a status poll is started."""
-        arrived = self.resume - self.first + 1  # those of a proven socket, or to be proved before the answer counts
+        arrived = self._place(self.resume)  # those of a proven socket, or to be proved before the answer counts
         cut = self.cuts.surely_cut(arrived, self._repeats, self._shorts)
-        return Poll(self.first - 1 + cut, self.resume, self._repeats)
+        return Poll(self._packet_at(cut), self.resume, self._repeats)
 
     def pending_zero(self, poll: Poll, now: float, grace_s: float) -> None:
         """Rule 2: `poll` said that no segment was pending.
@@ -192,12 +204,12 @@ class PlainDelivery:
 
     def may_have_cut(self) -> bool:
         """Rule 3: False where surely no cut fell since the last "pending 0"."""
-        since, repeats = self.sent - self.clear, self._repeats - self._clear_repeats
+        clear = self._place(self.clear)
+        since, repeats = self._place(self.sent) - clear, self._repeats - self._clear_repeats
         if not since and not repeats:
             return False
         if self._shorts or not self.cuts.is_exact:
             return True
-        clear = self.clear - self.first + 1
         extra = range(self._clear_repeats + 1)
         return any(self.cuts.reached(clear + d + since + repeats) > self.cuts.reached(clear + d) for d in extra)
 
@@ -205,6 +217,19 @@ class PlainDelivery:
         """Rule 3: the session was finalised and its tail flushed."""
         if not self.may_have_cut():
             self.delivered = max(self.delivered, self._proved)
+
+    def _place(self, seq: int) -> int:
+        """How many packets went out up to packet `seq`, each counted once."""
+        passed = sum(min(last, seq) - first + 1 for first, last in self._passed if first <= seq)
+        return seq - self.first + 1 - passed
+
+    def _packet_at(self, place: int) -> int:
+        """The packet in that place, or the last one of a hole behind it."""
+        seq = self.first - 1 + place
+        for first, last in self._passed:
+            if first <= seq + 1:
+                seq += last - first + 1
+        return seq
 
 
 class AckedDelivery:
@@ -248,6 +273,10 @@ class AckedDelivery:
     def sending(self, seq: int, *, short: bool) -> None:
         """Packet `seq` goes out."""
         self.sent = seq
+
+    def passing(self, first: int, last: int) -> None:
+        """The packets `first` to `last`, which are next, are lost: a gap message stands for them."""
+        self.sent = last
 
     def limit(self, window: int, max_pending: int) -> int:
         """What is in flight is bounded: `window` packets, or half a second of measured throughput where that is

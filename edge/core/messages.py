@@ -31,8 +31,9 @@ def init(audio: AudioFormat, packet_frames: int, next_seq: int, segment_target_m
 
 
 def gap(gap: Gap) -> Message:
-    """A gap of the timeline, for a server with acks, in stream order."""
-    return {"type": "gap", "before_seq": gap.before_seq, "frames": gap.frames, "cause": gap.cause}
+    """A gap of the timeline, for a server with acks, in stream order; with `lost_from` it stands for packets."""
+    lost_from = {} if gap.lost_from is None else {"lost_from": gap.lost_from}
+    return {"type": "gap", "before_seq": gap.before_seq, **lost_from, "frames": gap.frames, "cause": gap.cause}
 
 
 def clock(anchor: Anchor, now: float, was: Anchor | None) -> Message:

@@ -110,8 +110,8 @@ _ROWS: Mapping[Phase, Mapping[type[Event], Row]] = {
     },
     P.STREAMING: {
         **_TALK,
-        Supplied: _to(stream.supplied, P.STOPPING),
-        Pong: _to(stream.ponged, P.STOPPING),
+        Supplied: _to(stream.supplied, P.STOPPING, *_REST),
+        Pong: _to(stream.ponged, P.STOPPING, *_REST),
         Ack: _to(stream.acked, P.STOPPING),
         Pinged: _to(stream.pinged, P.STOPPING, *_REST),
         Polled: _to(stream.polled, P.PAUSING, P.STOPPING, *_REST),

@@ -14,7 +14,7 @@ def start(c: Context) -> None:
     if c.is_complete:
         c.do(Over(None))
         c.finish()
-    elif c.session_ids and c.ledger.last == c.ledger.delivered and not c.ledger.ended:
+    elif c.session_ids and not c.is_owing and not c.ledger.ended:
         c.do(Over(None))
         c.phase = Phase.IDLE
     else:

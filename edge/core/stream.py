@@ -43,8 +43,20 @@ def begin(c: Context, now: float) -> None:
 
 
 def supplied(c: Context, event: Supplied, now: float) -> None:
-    """There are more packets, or the recording has ended."""
-    pump(c, now)
+    """There are more packets, or fewer, or the recording has ended."""
+    if not _gave_up_what_was_lost(c):
+        pump(c, now)
+
+
+def _gave_up_what_was_lost(c: Context) -> bool:
+    """Leave the socket where a packet was lost that is on its way: whether its bytes still went out nobody knows, so
+    what is to follow it on this socket proves nothing. The next one leaves it out."""
+    delivery = c.delivery
+    if not c.ledger.is_lost_under_way(delivery.resume + 1, delivery.sent):
+        return False
+    c.leave_socket(abort=False)
+    c.rest(Unreachable("audio that was on its way is lost: reconnecting to send what follows it"))
+    return True
 
 
 def clock_changed(c: Context, event: ClockChanged, now: float) -> None:
@@ -66,29 +78,40 @@ def pump(c: Context, now: float) -> None:
     delivery, goal = c.delivery, c.goal
     if not delivery.is_waiting():
         c.progress_at = now
-    last = min(c.ledger.last if goal is None else goal, delivery.limit(c.policy.window, c.max_pending))
-    if last > delivery.sent and not _is_held(c, now):
-        _send(c, last, now)
+    if not _is_held(c, now):
+        _send(c, c.ledger.last if goal is None else goal)
     _confirm(c, now)
     _watch(c, now)
     if goal is not None and delivery.sent >= goal:
         _stop_if_kept(c, goal, now)
 
 
-def _send(c: Context, last: int, now: float) -> None:
-    delivery, ledger = c.delivery, c.ledger
-    first = delivery.sent + 1
-    for seq in range(first, last + 1):
-        packet = ledger.packet(seq)
-        gaps = ledger.gaps_before(seq) if delivery.acks else ()
-        if gaps:
+def _send(c: Context, end: int) -> None:
+    """Send on, at most up to packet `end`. What is lost is passed over, at a server with acks as a gap in its place."""
+    delivery, ledger, policy = c.delivery, c.ledger, c.policy
+    first = seq = delivery.sent + 1
+    last = min(end, delivery.limit(policy.window, c.max_pending))
+    while seq <= last:
+        hole = ledger.hole_from(seq)
+        gaps = [gap for gap in ledger.gaps_before(seq) if gap.lost_from is None] if delivery.acks else []
+        if gaps or hole is not None:
             _send_packets(c, first, seq - 1)
             first = seq
-            for gap in gaps:
-                c.do(SendText(messages.gap(gap)))
-        ledger.sending(packet)
-        delivery.sending(seq, short=packet.frames < ledger.packet_frames)
-    _send_packets(c, first, last)
+        for gap in gaps:
+            c.do(SendText(messages.gap(gap)))
+        if hole is None:
+            packet = ledger.packet(seq)
+            ledger.sending(packet)
+            delivery.sending(seq, short=packet.frames < ledger.packet_frames)
+            seq += 1
+            continue
+        if delivery.acks:
+            c.do(SendText(messages.gap(hole)))
+        ledger.pass_over(seq, hole.before_seq - 1)
+        delivery.passing(seq, hole.before_seq - 1)
+        first = seq = hole.before_seq
+        last = min(end, delivery.limit(policy.window, c.max_pending))
+    _send_packets(c, first, seq - 1)
 
 
 def _send_packets(c: Context, first: int, last: int) -> None:
@@ -177,6 +200,8 @@ def barrier_due(c: Context, now: float) -> None:
 
 def ponged(c: Context, event: Pong, now: float) -> None:
     """A barrier was answered."""
+    if _gave_up_what_was_lost(c):
+        return
     if c.delivery.pong(now):
         c.has_progress = True
     c.progress_at = c.ponged_at = now
@@ -271,7 +296,9 @@ def told(c: Context, event: Unknown, now: float) -> None:
 
 def late_pong(c: Context, event: Pong, now: float) -> None:
     """A late answer."""
-    c.delivery.pong(now)
+    delivery = c.delivery
+    if not c.ledger.is_lost_under_way(delivery.resume + 1, delivery.sent):
+        delivery.pong(now)
 
 
 def stalled(c: Context, now: float) -> None:
@@ -320,7 +347,7 @@ def stop_ended(c: Context, event: SocketClosed, now: float) -> None:
         c.known.is_stopped = True
         c.rest(Unreachable("the connection was lost during the stop"))
         return
-    c.is_tail_told = c.has_acks
+    c.is_tail_told = c.delivery.acks
     c.has_progress = True
     steps.conclude(c, at_our_word=True)
     c.end_attempt()

@@ -20,16 +20,40 @@ MISSING = "missing"
 MAX_LISTED = 10_000  # stretches of duplicates that are listed for one session; later ones are only counted
 MAX_CLOCKS = 1_000
 _SAME_STRETCH_S = 2.0
+_STRETCHES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """`frames` without audio from `position` on, just before packet `before_seq`."""
+    """`frames` without audio from `position` on, just before packet `before_seq`.
+
+    `lost_from`: they stand for the packets from that one on, which were captured and will never come.
+    """
 
     position: int
     frames: int
     cause: str
     before_seq: int
+    lost_from: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the account."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """Packets of `frames` each that follow one another from `first_seq` and `position` on; a loss is a stretch of
+    one."""
+
+    first_seq: int
+    position: int
+    frames: int
+    count: int = 1
+
+    @property
+    def end(self) -> tuple[int, int]:
+        return self.first_seq + self.count, self.position + self.count * self.frames
 
 
 @dataclass(slots=True)
@@ -76,6 +100,7 @@ class Account:
         self.stamps = Stamps()
         self._end = 0
         self._pending: dict[str, int] = {}
+        self._stretches: deque[_Stretch] = deque(maxlen=_STRETCHES)
 
     @property
     def frames(self) -> int:
@@ -94,7 +119,7 @@ class Account:
             self._fold()
         position = self._end
         self.stamps.packet(seq, position, stamped_ms)
-        self._end += frames
+        self._place(seq, frames)
         self.packets += 1
         self.stored_frames += frames
         self.next_seq = max(self.next_seq, seq + 1)
@@ -115,6 +140,8 @@ class Account:
                 self.audio = AudioFormat(int(value["rate"]), int(value["channels"]))
             case Kind.GAP:
                 self._gap(str(value["cause"]), int(value["frames"]))
+            case Kind.LOST:
+                self._lost(str(value["cause"]), int(value["frames"]), int(value["lost_from"]), int(value["before_seq"]))
             case Kind.BASE:
                 self._fold()
                 self.next_seq = int(value["next_seq"])
@@ -122,9 +149,7 @@ class Account:
             case Kind.SESSION_BEGUN:
                 self._begun(str(value["session_id"]), float(value["at"]), acks=bool(value["acks"]))
             case Kind.SESSION_ENDED:
-                session = self.session(str(value["session_id"]))
-                if session is not None:
-                    session.ended_at, session.ended_by = float(value["at"]), str(value["by"])
+                self._ended(str(value["session_id"]), float(value["at"]), str(value["by"]))
             case Kind.DUPLICATES:
                 self._duplicates(value)
             case Kind.REFUSED:
@@ -170,7 +195,7 @@ class Account:
             "packets": self.packets,
             "next_seq": self.next_seq,
             "gap_frames": by_cause,
-            "gaps": [asdict(gap) for gap in gaps],
+            "gaps": [gap.to_json() for gap in gaps],
             "duplicates_ignored": sum(session.duplicates_ignored for session in self.sessions),
             "refused": dict(self.refused),
             "started_at": self.started_at if captured_at is None else captured_at,
@@ -180,6 +205,28 @@ class Account:
             "sessions": [asdict(session) for session in self.sessions],
             "clock": list(self.clocks),
         }
+
+    def frames_from(self, seq: int) -> int | None:
+        """How many frames there are from packet `seq` to the last one, if it is one of the latest; else None."""
+        for stretch in self._stretches:
+            if stretch.first_seq <= seq < stretch.end[0]:
+                return self._end - stretch.position - (seq - stretch.first_seq) * stretch.frames
+        return None
+
+    def _place(self, seq: int, frames: int) -> None:
+        last = self._stretches[-1] if self._stretches else None
+        if last and last.frames == frames and last.end == (seq, self._end):
+            last.count += 1
+        else:
+            self._stretches.append(_Stretch(seq, self._end, frames))
+        self._end += frames
+
+    def _lost(self, cause: str, frames: int, lost_from: int, before_seq: int) -> None:
+        self._fold()
+        self.gaps.append(Gap(self._end, frames, cause, before_seq, lost_from))
+        self._stretches.append(_Stretch(lost_from, self._end, frames))
+        self._end += frames
+        self.next_seq = before_seq
 
     def _gap(self, cause: str, frames: int) -> None:
         if frames:
@@ -207,6 +254,11 @@ class Account:
             self.stamps.session_begun()
         else:
             session.acks = session.acks or acks
+
+    def _ended(self, session_id: str, at: float, by: str) -> None:
+        session = self.session(session_id)
+        if session is not None:
+            session.ended_at, session.ended_by = at, by
 
     def _duplicates(self, value: Mapping[str, Any]) -> None:
         session = self.session(str(value["session_id"]))

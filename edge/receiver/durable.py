@@ -167,7 +167,9 @@ class DurableBackend:
                 socket.send({"type": "pong"})
         elif kind == "gap" and session.acks:
             taken = recording.gap(message)
-            if taken not in (Taken.STORED, Taken.DUPLICATE):
+            if taken is Taken.DUPLICATE:
+                session.ack()
+            elif taken is not Taken.STORED:
                 self._tell_refusal(session, socket, taken)
         elif kind == "init":
             session.acks = session.acks or message.get("acks") is True

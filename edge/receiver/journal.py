@@ -41,6 +41,7 @@ class Kind(IntEnum):
     DUPLICATES = 8
     REFUSED = 9
     CLOCK = 10
+    LOST = 11
 
 
 class Record(NamedTuple):

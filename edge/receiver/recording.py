@@ -84,13 +84,18 @@ class Recording:
         return Taken.STORED
 
     def gap(self, message: dict[str, Any]) -> Taken:
-        """A gap before the next packet. The last value for a cause counts, so that it may be sent again."""
+        """A gap before the next packet. The last value for a cause counts, so that it may be sent again.
+
+        With `lost_from` it stands for the packets from that one on, which will never come.
+        """
         before, frames, cause = message.get("before_seq"), message.get("frames"), message.get("cause")
         if not (_is_count(before) and _is_count(frames) and isinstance(cause, str)):
             return self._refuse(Taken.BAD_GAP)
         if not 0 < len(cause) <= MAX_CAUSE_CHARS or not cause.isprintable():
             return self._refuse(Taken.BAD_GAP)
         account = self.store.account
+        if "lost_from" in message:
+            return self._lost(message["lost_from"], before, frames, cause)
         if before > account.next_seq:
             return self._refuse(Taken.HOLE)
         if before < account.next_seq:
@@ -104,6 +109,26 @@ class Recording:
         if not self.store.has_room(frames - already):
             return self._refuse(Taken.TOO_LONG)
         self.store.fact(Kind.GAP, {"before_seq": before, "frames": frames, "cause": cause})
+        self.committer.wake()
+        return Taken.STORED
+
+    def _lost(self, first: object, before: int, frames: int, cause: str) -> Taken:
+        """Packets `first` to the one before `before`. What of them is there already, as audio or as a loss, stays."""
+        if not (_is_count(first) and 0 < first < before <= MAX_SEQ + 1 and frames):
+            return self._refuse(Taken.BAD_GAP)
+        account = self.store.account
+        there = 0 if first == account.next_seq else account.frames_from(first)
+        if there is None or first > account.next_seq:
+            return self._refuse(Taken.HOLE)
+        if before <= account.next_seq:
+            return Taken.DUPLICATE
+        if frames <= there or (there and account.pending_gaps):
+            return self._refuse(Taken.BAD_GAP)
+        new = frames - there
+        if not self.store.has_room(new):
+            return self._refuse(Taken.TOO_LONG)
+        fact = {"lost_from": account.next_seq, "before_seq": before, "frames": new, "cause": cause}
+        self.store.fact(Kind.LOST, fact)
         self.committer.wake()
         return Taken.STORED
 

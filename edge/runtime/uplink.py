@@ -328,7 +328,9 @@ class Uplink:
         recording = self._current_recording
 
         def wire(seq: int) -> bytes | None:
-            return recording.wire(seq) if seq > recording.ledger.delivered else b""
+            if seq <= recording.ledger.delivered:
+                return b""
+            return None if recording.ledger.is_lost(seq) else recording.wire(seq)
 
         self._channel = Channel(wire, lambda what: self._reported(what, number), self._break, recording.load, self.gate)
         self._channel.open(self._dial, session_id, closing)

@@ -77,7 +77,7 @@ def account(ledger: Ledger) -> dict[str, Any]:
         "expected": ledger.expected,
         "delivered": ledger.delivered,
         "delivered_frames": ledger.delivered_frames,
-        "ram": ledger.ram_frames,
+        "ram": ledger.kept_frames,
         "lost": ledger.lost,
         "last": ledger.last,
         "gaps": [gap for seq in range(ledger.delivered + 1, ledger.last + 2) for gap in ledger.gaps_before(seq)],
@@ -99,7 +99,7 @@ def test_what_is_kept_comes_back_as_it_was(delivered: int, tmp_path: Path) -> No
         assert (ours.position, ours.frames) == (theirs.position, theirs.frames)
     for _ in range(2):  # it may be kept again and again
         found.ledger.deliver(found.ledger.last)
-        assert found.ledger.ram_frames == 0
+        assert found.ledger.kept_frames == 0
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -27,8 +27,8 @@ from tests.client.receiver import TOKEN, ThreadedReceiver, account, wav
 from tests.runtime.fakes import PACKET, FedSource, Feed
 
 FIELDS = {
-    "recording", "unit", "rate", "channels", "expected", "delivered", "pending", "lost", "resent", "sessions",
-    "reconnects",
+    "recording", "unit", "rate", "channels", "expected", "delivered", "pending", "on_card", "lost", "resent",
+    "sessions", "reconnects",
 }  # fmt: skip
 CONFIG = """
 [connection]
@@ -159,7 +159,7 @@ def test_whole_is_0_and_the_account_says_so(rig: Rig) -> None:
     recording = done.account["recording"]
     assert done.account == {
         "recording": recording, "unit": "frames", "rate": 16000, "channels": 1, "expected": 50_001,
-        "delivered": 50_001, "pending": 0, "lost": {}, "resent": 0, "sessions": done.account["sessions"],
+        "delivered": 50_001, "pending": 0, "on_card": 0, "lost": {}, "resent": 0, "sessions": done.account["sessions"],
         "reconnects": 0,
     }  # fmt: skip
     assert len(done.account["sessions"]) == 1

@@ -101,7 +101,7 @@ class Driver:
                 if self.status is not None:
                     return self.polled(**self.status)
             case events.Release(offset):
-                assert offset > self.released
+                assert offset >= self.released
                 self.released = offset
         return []
 

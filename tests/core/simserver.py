@@ -107,6 +107,16 @@ class Lane:
         for _ in range(len(self._held)):
             self._schedule()
 
+    def take_back(self, is_meant: Callable[[Any], bool], *, rest: bool) -> None:
+        """What is meant was never put here, `rest`: nor what came behind it."""
+        kept: deque[Any] = deque()
+        for what in self._held:
+            if not is_meant(what):
+                kept.append(what)
+            elif rest:
+                break
+        self._held = kept
+
     def kill(self) -> None:
         """A reset: what is in flight is lost."""
         self.is_dead = True
@@ -195,6 +205,10 @@ class Wire:
         self._down.kill()
 
     # --- between ---
+
+    def withhold(self, from_seq: int, to_seq: int, *, rest: bool) -> None:
+        """These packets never leave the client, `rest`: nor does anything that was to follow them."""
+        self._up.take_back(lambda what: isinstance(what, Audio) and from_seq <= what.seq <= to_seq, rest=rest)
 
     def reset(self) -> None:
         """The way breaks under both: what is in flight is lost, both learn at once."""
@@ -726,10 +740,15 @@ class PlainServer(Server):
 
 @dataclass(slots=True)
 class Store:
-    """What a server with acks has of one recording: durable, and received but not yet synced."""
+    """What a server with acks has of one recording: durable, and received but not yet synced; a lost packet is None.
 
-    durable: list[Audio] = field(default_factory=list)
-    received: list[Audio] = field(default_factory=list)
+    `holes` are the losses as they were told: first packet, the one behind the last, frames, cause.
+    """
+
+    durable: list[Audio | None] = field(default_factory=list)
+    received: list[Audio | None] = field(default_factory=list)
+    holes: list[tuple[int, int, int, str]] = field(default_factory=list)
+    new_holes: list[tuple[int, int, int, str]] = field(default_factory=list)
     gaps: dict[tuple[int, str], int] = field(default_factory=dict)
     new_gaps: dict[tuple[int, str], int] = field(default_factory=dict)
 
@@ -737,6 +756,28 @@ class Store:
     def next_seq(self) -> int:
         """The packet that it wants."""
         return len(self.durable) + len(self.received) + 1
+
+    def commit(self) -> None:
+        """All is durable."""
+        self.durable += self.received
+        self.holes += self.new_holes
+        self.gaps |= self.new_gaps
+        self.forget()
+
+    def forget(self) -> None:
+        """What is not durable is gone."""
+        self.received, self.new_holes, self.new_gaps = [], [], {}
+
+    def lose(self, first: int, behind: int, frames: int, cause: str) -> None:
+        """Packets `first` to the one before `behind` will never come. hello was exact, so this is too."""
+        known = (self.durable + self.received)[first - 1 : behind - 1]
+        if known and any(packet is not None for packet in known):
+            raise Misuse(f"a packet of {first} to {behind - 1} is told as lost, and is here")
+        if known and (first, behind, frames, cause) not in self.holes + self.new_holes:
+            raise Misuse(f"the loss of {first} to {behind - 1} was told otherwise before")
+        if not known:
+            self.new_holes.append((first, behind, frames, cause))
+            self.received += [None] * (behind - first)
 
 
 class AckServer(Server):
@@ -752,20 +793,17 @@ class AckServer(Server):
 
     def kept(self, seq: int) -> bytes | None:
         for store in self.stores.values():
-            return store.durable[seq - 1].payload if seq <= len(store.durable) else None
+            packet = store.durable[seq - 1] if seq <= len(store.durable) else None
+            return packet.payload if packet else None
         return None
 
     def _forgot(self) -> None:
         for store in self.stores.values():
-            store.received.clear()
-            store.new_gaps.clear()
+            store.forget()
 
     def _commit(self, store: Store) -> None:
         if not self.is_disk_full:
-            store.durable += store.received
-            store.gaps |= store.new_gaps
-            store.received = []
-            store.new_gaps = {}
+            store.commit()
 
     def _commit_soon(self, session: Session) -> None:
         if session.is_flushing:
@@ -792,8 +830,7 @@ class AckServer(Server):
         store = self.stores.setdefault(session.recording, Store())
         self._commit(store)
         if self.is_disk_full:
-            store.received.clear()
-            store.new_gaps.clear()
+            store.forget()
         next_seq = len(store.durable) + 1
         handler.wire.reply({"type": "hello", "session_id": session.session_id, "acks": True, "next_seq": next_seq})
 
@@ -817,6 +854,21 @@ class AckServer(Server):
                 raise Misuse("init must come before audio and confirm the acks")
             session.has_init = True
         elif kind == "gap":
+            self._gap(session, store, message)
+        elif message.get("action") == "stop_stream":
+            self.finalise(session, lambda: handler.close(1000, FINALIZED))
+        elif message != {"type": "pong"}:
+            raise Misuse(f"unknown message {message}")
+
+    def _gap(self, session: Session, store: Store, message: Json) -> None:
+        if "lost_from" in message:
+            first, behind = message["lost_from"], message["before_seq"]
+            if not first <= store.next_seq <= behind or first == behind:
+                raise Misuse(f"{message} out of order: packet {store.next_seq} is due")
+            session.has_audio = True
+            store.lose(first, behind, message["frames"], message["cause"])
+            self._commit_soon(session)
+        else:
             if message["before_seq"] > store.next_seq:
                 raise Misuse(f"{message} out of order: packet {store.next_seq} is due")
             key = (message["before_seq"], message["cause"])
@@ -826,10 +878,6 @@ class AckServer(Server):
             if key not in store.gaps:
                 store.new_gaps[key] = message["frames"]
                 self._commit_soon(session)
-        elif message.get("action") == "stop_stream":
-            self.finalise(session, lambda: handler.close(1000, FINALIZED))
-        elif message != {"type": "pong"}:
-            raise Misuse(f"unknown message {message}")
 
     def audio(self, handler: Handler, packet: Audio) -> None:
         session = handler.session

@@ -47,6 +47,7 @@ class Model:
     open: bytes = b""
     gaps: list[tuple[int, int, str]] = field(default_factory=list)
     expected: int = 0
+    given_up: dict[int, str] = field(default_factory=dict)  # packets that were captured and lost later: the cause
 
     def capture(self, data: bytes) -> None:
         """Frames of two bytes that fitted into the ring."""
@@ -141,6 +142,22 @@ class World:
         self.ledger.gap(frames - kept, "overflow")
         self.model.gap(frames - kept, "overflow")
         self._client(self._supplied)
+
+    def give_up(self, first: int, last: int, cause: str, *, withheld: bool = False, told: bool = True) -> None:
+        """Packets `first` to `last` can never be sent (again), as far as they are owed.
+
+        `withheld`: what of them is on its way has not left the client. `told`: the session learns of it at once.
+        """
+        for seq in range(max(first, self.ledger.delivered + 1), min(last, len(self.model.packets)) + 1):
+            if seq not in self.model.given_up:
+                self.model.given_up[seq] = cause
+                self.ring.release(self.ledger.lose(seq, seq, cause))
+        if withheld and self._wire is not None:
+            # Ours leaves at once; an aia-v4 server may even get what was queued behind a packet that is gone.
+            told = told or isinstance(self.server, AckServer)
+            self._wire.withhold(first, last, rest=told)
+        if told:
+            self._client(self._supplied)
 
     def lose(self, frames: int, cause: str) -> None:
         """The microphone loses `frames`."""
@@ -349,16 +366,17 @@ class World:
         """The promise, after every step."""
         ledger, model, ring = self.ledger, self.model, self.ring
         assert ledger.expected == model.expected
-        assert ledger.lost == model.lost
-        assert ledger.expected == ledger.delivered_frames + ledger.ram_frames + sum(ledger.lost.values())
+        assert ledger.expected == ledger.delivered_frames + ledger.kept_frames + sum(ledger.lost.values())
         assert ledger.last == len(model.packets)
         assert ledger.stored == ring.head
-        assert ring.tail == ledger.delivered_frames
-        assert ring.kept_frames == ledger.ram_frames
-        delivered = model.packets[: ledger.delivered]
-        assert ledger.delivered_frames == sum(len(packet) for packet in delivered) // 2
-        for seq, payload in enumerate(delivered, 1):
-            assert self.server.kept(seq) == payload, f"packet {seq} was freed and is not kept"
+        assert ring.tail == ledger.needed_from
+        self._check_losses()
+        owed = [seq for seq in range(ledger.delivered + 1, len(model.packets) + 1) if seq not in model.given_up]
+        assert ledger.kept_frames == sum(len(model.packets[seq - 1]) for seq in owed) // 2 + len(model.open) // 2
+        assert ring.kept_frames >= ledger.kept_frames
+        for seq, payload in enumerate(model.packets[: ledger.delivered], 1):
+            if seq not in model.given_up:
+                assert self.server.kept(seq) == payload, f"packet {seq} was freed and is not kept"
         position = 0
         gaps: dict[int, dict[str, int]] = {}
         for before, frames, cause in model.gaps:
@@ -366,15 +384,33 @@ class World:
             at[cause] = at.get(cause, 0) + frames
         for seq, payload in enumerate(model.packets, 1):
             position += sum(gaps.get(seq, {}).values())
-            if seq > ledger.delivered:
+            if seq > ledger.delivered and seq in model.given_up:
+                assert ledger.is_lost(seq)
+            elif seq > ledger.delivered:
                 packet = ledger.packet(seq)
                 assert (packet.seq, packet.position, 2 * packet.frames) == (seq, position, len(payload))
                 assert b"".join(ring.read(packet.offset, packet.frames)) == payload, f"packet {seq} is damaged"
-                assert {gap.cause: gap.frames for gap in ledger.gaps_before(seq)} == gaps.get(seq, {})
+                known = {gap.cause: gap.frames for gap in ledger.gaps_before(seq) if gap.lost_from is None}
+                assert known == gaps.get(seq, {})
             position += len(payload) // 2
         if self.session.phase is Phase.DONE:
             assert ledger.ended
             assert ledger.delivered == ledger.last
+
+    def _check_losses(self) -> None:
+        """What was given up is lost, but for what had gone out before and arrived. A server with acks knows which that
+        is; of an aia-v4 server's nothing is counted as delivered that it does not have."""
+        ledger, model = self.ledger, self.model
+        least, most = dict(model.lost), dict(model.lost)
+        for seq, cause in model.given_up.items():
+            payload = model.packets[seq - 1]
+            has_arrived = seq <= ledger.delivered and self.server.kept(seq) == payload
+            is_lost = not has_arrived
+            least[cause] = least.get(cause, 0) + len(payload) // 2 * is_lost
+            most[cause] = most.get(cause, 0) + len(payload) // 2 * (is_lost or not self.server.acks)
+        for cause in most:
+            assert least[cause] <= ledger.lost.get(cause, 0) <= most[cause], f"{cause}: lost too few or too many"
+        assert ledger.lost.keys() <= most.keys()
 
     def finish(self, limit_s: float = 900.0) -> None:
         """No more faults: everything must arrive, within bounds."""
@@ -400,8 +436,9 @@ class World:
             self.run(1.0)
         self.check()
         assert self.session.phase is Phase.DONE, f"stuck in {self.session.phase.name}: {self.notes[-20:]}"
+        given_up = self.model.given_up
         for seq, payload in enumerate(self.model.packets, 1):
-            assert self.server.kept(seq) == payload, f"packet {seq} is nowhere"
+            assert seq in given_up or self.server.kept(seq) == payload, f"packet {seq} is nowhere"
         if isinstance(self.server, AckServer) and "r" in self.server.stores:
             store = self.server.stores["r"]
             assert len(store.durable) == len(self.model.packets)
@@ -409,3 +446,9 @@ class World:
             for before, frames, cause in self.model.gaps:
                 wanted[before, cause] = wanted.get((before, cause), 0) + frames
             assert store.gaps == wanted, "the server does not know every gap"
+            told: dict[int, str] = {}
+            for first, behind, frames, cause in store.holes:
+                told |= dict.fromkeys(range(first, behind), cause)
+                assert frames == sum(len(payload) for payload in self.model.packets[first - 1 : behind - 1]) // 2
+            nowhere = {seq: cause for seq, cause in given_up.items() if self.server.kept(seq) is None}
+            assert told == nowhere, "the server does not know every loss"

@@ -25,6 +25,11 @@ from tests.core.simserver import AckServer, Faults, PlainServer
 from tests.core.simworld import World, small_policy
 
 SHORT_S = st.sampled_from([0.1, 0.5, 1.0, 2.5])
+CAUSE = st.sampled_from(["card", "overflow"])
+BEHIND = st.tuples(st.sampled_from(["delivered", "handled"]), st.sampled_from([1, 1, 2, 4, 10])) | st.tuples(
+    st.just("captured"), st.sampled_from([0, -1, -3, -8])
+)
+MANY = st.sampled_from([1, 1, 2, 5, 30, 200])
 LONG_S = st.sampled_from([3.0, 6.0, 12.0, 30.0])
 
 
@@ -74,6 +79,47 @@ class Recorder(RuleBasedStateMachine):
     def stop(self, lost: int) -> None:
         self.world.lose(lost, "microphone")
         self.world.stop()
+
+    @rule(behind=BEHIND, packets=MANY, cause=CAUSE, withheld=st.booleans(), told=st.booleans())
+    def give_up(self, behind: tuple[str, int], packets: int, cause: str, withheld: bool, told: bool) -> None:
+        """Packets that can never be sent any more."""
+        first = self._behind(*behind)
+        self.world.give_up(first, first + packets - 1, cause, withheld=withheld, told=told)
+
+    @rule(seconds=SHORT_S, behind=BEHIND, packets=MANY, cause=CAUSE, withheld=st.booleans(), told=st.booleans())
+    def give_up_under_way(
+        self, seconds: float, behind: tuple[str, int], packets: int, cause: str, withheld: bool, told: bool
+    ) -> None:
+        """The same, while much is on its way."""
+        self._go_on()
+        self.world.network.cut()
+        self.world.run(seconds)
+        self.give_up(behind, packets, cause, withheld, told)
+        self.world.network.heal()
+
+    @rule(seconds=st.sampled_from([3.0, 8.0]), behind=BEHIND, packets=MANY, cause=CAUSE)
+    def give_up_while_away(self, seconds: float, behind: tuple[str, int], packets: int, cause: str) -> None:
+        """The same, while nothing can be sent: a hole in the middle of a session."""
+        self._go_on()
+        self.world.reset()
+        self.world.run(0.5)
+        self.world.network.cut()
+        self.world.run(seconds)
+        self.give_up(behind, packets, cause, withheld=False, told=True)
+        self.world.network.heal()
+
+    def _go_on(self) -> None:
+        """Most of the time nothing flows; where it can, let it."""
+        self.world.retry_now()
+        self.world.run(6.0)
+
+    def _behind(self, what: str, packets: int) -> int:
+        marks = {
+            "delivered": self.world.ledger.delivered,
+            "handled": self.world.session.handled,
+            "captured": self.world.ledger.last,
+        }
+        return max(1, marks[what] + packets)
 
     # --- the network ---
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import wave
@@ -71,6 +72,27 @@ async def test_nothing_acknowledged_is_lost_by_sigkill(tmp_path: Path, seed: int
     assert list(wire_packets(out / recording)) == packets(range(1, stored + 1))
     with wave.open(str(out / recording / "audio.wav")) as file:
         assert file.readframes(file.getnframes()) == b"".join(payload(seq) for seq in range(1, stored + 1))
+
+
+async def test_an_acknowledged_loss_survives_sigkill(tmp_path: Path) -> None:
+    out, recording = tmp_path / "out", str(uuid4())
+    async with receiving(out) as process, Client(process.url) as client:
+        _, wire = await client.open(recording)
+        await wire.stream([1])
+        await wire.send({"type": "gap", "before_seq": 9, "lost_from": 2, "frames": 700, "cause": "card"})
+        await wire.acked(8)
+        await process.end(signal.SIGKILL)
+    async with receiving(out) as process, Client(process.url) as client:
+        session, wire = await client.open(recording)
+        assert wire.hello["next_seq"] == 9
+        await wire.stream([9])
+        await wire.acked(9)
+        await client.stop(session)
+        assert (await process.end(signal.SIGTERM))[0] == 0
+    [gap] = json.loads((out / recording / "account.json").read_bytes())["gaps"]
+    assert (gap["lost_from"], gap["before_seq"], gap["frames"], gap["cause"]) == (2, 9, 700, "card")
+    with wave.open(str(out / recording / "audio.wav")) as file:
+        assert file.readframes(file.getnframes()) == payload(1) + bytes(1400) + payload(9)
 
 
 async def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:

@@ -289,6 +289,10 @@ async def exists_is(client: Client, session: str, *, expected: bool) -> bool:
     return bool((await client.status(session))["exists"] is expected)
 
 
+def lost(first: int, before: int, frames: int) -> dict[str, object]:
+    return {"type": "gap", "before_seq": before, "lost_from": first, "frames": frames, "cause": "card"}
+
+
 class TestGaps:
     async def test_a_gap_is_silence_at_its_place(self, tmp_path: Path) -> None:
         recording = str(uuid4())
@@ -375,6 +379,98 @@ class TestGaps:
             await client.stop(session)
             told = account(tmp_path, recording)
             assert (told["gaps"], sum(told["refused"].values())) == ([], 1)
+
+    async def test_lost_packets_are_silence_and_the_next_one_follows(self, tmp_path: Path) -> None:
+        recording = str(uuid4())
+        async with serving(tmp_path) as (_, client):
+            session, wire = await client.open(recording)
+            await wire.stream([1, 2])
+            await wire.send({"type": "gap", "before_seq": 3, "frames": 10, "cause": "xrun"})
+            await wire.send(lost(3, 6, 700))
+            await wire.acked(5)  # durable, with nothing behind it
+            await wire.send({"type": "gap", "before_seq": 6, "frames": 20, "cause": "xrun"})
+            await wire.stream([6])
+            await wire.acked(6)
+            await client.stop(session)
+        told = account(tmp_path, recording)
+        assert told["gaps"] == [
+            {"position": 2 * FRAMES, "frames": 10, "cause": "xrun", "before_seq": 3},
+            {"position": 2 * FRAMES + 10, "frames": 700, "cause": "card", "before_seq": 6, "lost_from": 3},
+            {"position": 2 * FRAMES + 710, "frames": 20, "cause": "xrun", "before_seq": 6},
+        ]
+        assert (told["packets"], told["next_seq"], told["refused"]) == (3, 7, {})
+        assert samples(tmp_path, recording) == payload(1) + payload(2) + bytes(2 * 730) + payload(6)
+
+    async def test_a_loss_told_again_changes_nothing(self, tmp_path: Path) -> None:
+        recording = str(uuid4())
+        async with serving(tmp_path) as (_, client):
+            session, wire = await client.open(recording)
+            await wire.stream([1])
+            await wire.send(lost(2, 4, 300))
+            await wire.acked(3)
+            wire.reset()
+            again = await client.dial(session)
+            assert again.hello["next_seq"] == 4
+            await again.send(lost(2, 4, 300))
+            await again.stream([3, 4])
+            await again.send(lost(2, 4, 300))
+            await again.acked(4)
+            assert not [one for one in await again.barrier() if one["type"] == "warning"]
+            await client.stop(session)
+        assert account(tmp_path, recording)["gap_frames"] == {"card": 300}
+        assert samples(tmp_path, recording) == payload(1) + bytes(600) + payload(4)
+
+    async def test_of_a_loss_what_is_there_already_stays(self, tmp_path: Path) -> None:
+        """A client that was not told of its last packets may have lost them since; and more behind them."""
+        recording = str(uuid4())
+        async with serving(tmp_path) as (_, client):
+            session, wire = await client.open(recording)
+            await wire.stream([1, 2, 3])
+            await wire.send(lost(2, 6, 4 * FRAMES))
+            await wire.send(lost(2, 7, 4 * FRAMES + 50))
+            await wire.stream([7])
+            await wire.acked(7)
+            await client.stop(session)
+        gaps = [(gap["lost_from"], gap["before_seq"], gap["frames"]) for gap in account(tmp_path, recording)["gaps"]]
+        assert gaps == [(4, 6, 2 * FRAMES), (6, 7, 50)]
+        assert samples(tmp_path, recording) == b"".join(map(payload, (1, 2, 3))) + bytes(4 * FRAMES + 100) + payload(7)
+
+    async def test_a_recording_that_is_lost_as_a_whole(self, tmp_path: Path) -> None:
+        recording = str(uuid4())
+        async with serving(tmp_path) as (_, client):
+            session, wire = await client.open(recording)
+            await wire.send(lost(1, 3, 250))
+            await wire.acked(2)
+            await client.stop(session)
+        assert samples(tmp_path, recording) == bytes(500)
+
+    @pytest.mark.parametrize(
+        ("gap", "reason"),
+        [
+            ({"lost_from": 4, "before_seq": 6}, "hole"),
+            ({"lost_from": 0, "before_seq": 6}, "malformed gap"),
+            ({"lost_from": 3, "before_seq": 3}, "malformed gap"),
+            ({"lost_from": 5, "before_seq": 4}, "malformed gap"),
+            ({"lost_from": "3", "before_seq": 6}, "malformed gap"),
+            ({"lost_from": None, "before_seq": 6}, "malformed gap"),
+            ({"lost_from": 3, "before_seq": 1 << 33}, "malformed gap"),
+            ({"lost_from": 3, "before_seq": 6, "frames": 0}, "malformed gap"),
+            ({"lost_from": 2, "before_seq": 6, "frames": FRAMES}, "malformed gap"),
+            ({"lost_from": 3, "before_seq": 6, "frames": 1 << 60}, "too long"),
+        ],
+    )
+    async def test_a_bad_loss_is_refused(self, tmp_path: Path, gap: dict[str, object], reason: str) -> None:
+        recording = str(uuid4())
+        async with serving(tmp_path) as (_, client):
+            session, wire = await client.open(recording)
+            await wire.stream([1, 2])
+            await wire.send({"type": "gap", "frames": 300, "cause": "card"} | gap)
+            assert [one["reason"] for one in await wire.barrier() if one["type"] == "warning"] == [reason]
+            await wire.stream([3])
+            await wire.acked(3)
+            await client.stop(session)
+            told = account(tmp_path, recording)
+            assert (told["gaps"], told["refused"]) == ([], {reason: 1})
 
     async def test_clock_anchors_are_kept(self, tmp_path: Path) -> None:
         recording = str(uuid4())

@@ -91,6 +91,30 @@ def test_a_store_torn_at_any_byte_has_all_that_was_committed_before(
         assert file.getnframes() == store.account.frames
 
 
+def test_a_store_with_losses_torn_at_any_byte_stands_where_a_commit_ended(tmp_path: Path) -> None:
+    folder = tmp_path / RECORDING
+    store = RecordingStore(folder, Account(RECORDING, 1.0))
+    commits = []
+    for seq in range(1, 9):
+        if seq % 3:
+            put(store, packet(seq, 10))
+        else:
+            store.fact(Kind.LOST, {"lost_from": seq, "before_seq": seq + 1, "frames": 10, "cause": "card"})
+        commit(store)
+        commits.append((folder / JOURNAL).stat().st_size)
+    store.close()
+    content, audio = (folder / JOURNAL).read_bytes(), (folder / WAV).read_bytes()
+    for cut in range(commits[0], commits[-1] + 1):
+        (folder / JOURNAL).write_bytes(content[:cut])
+        (folder / WAV).write_bytes(audio)
+        again = load(folder, RECORDING)
+        whole = sum(size <= cut for size in commits)
+        assert (again.account.next_seq, again.account.frames) == (whole + 1, 10 * whole)
+        assert (folder / WAV).stat().st_size == wav.HEADER_BYTES + 20 * whole
+        assert again.account.frames_from(whole) == 10
+        again.close()
+
+
 def test_samples_that_never_reached_the_disk_cut_their_records(tmp_path: Path) -> None:
     """After a power cut a file system may know a file's length, but not its content."""
     folder = tmp_path / RECORDING

@@ -298,6 +298,12 @@ class FakeServer:
         recording = self.sessions[socket.session_id]
         if message.get("type") == "ping" and not self.is_silent:
             socket.tell({"type": "pong"})
+        elif message.get("type") == "gap" and "lost_from" in message:
+            stored = self.stored[recording]
+            if message["lost_from"] != len(stored) + 1:
+                raise Misuse(f"{message} where packet {len(stored) + 1} is due")
+            stored += [(seq, b"") for seq in range(message["lost_from"], message["before_seq"])]
+            socket.tell({"type": "ack", "seq": len(stored)})
         elif message.get("type") == "gap":
             gap = (message["before_seq"], message["frames"], message["cause"])
             if gap not in self.gaps[recording]:

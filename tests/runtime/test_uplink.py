@@ -504,6 +504,33 @@ def test_acknowledged_while_still_queued_a_packet_is_not_sent_again() -> None:
     simulate(main())
 
 
+def test_lost_while_still_queued_a_packet_holds_up_nothing() -> None:
+    """Its bytes cannot be made any more, and nothing that was queued behind it may go out as if nothing was missing."""
+
+    async def main() -> None:
+        line = Line()
+        server = line.server
+        feed = line.feed()
+        feed.talk(10 * PACKET)
+        feed.end()
+        delivering = deliver(line, feed)
+        server.on_packet = lambda socket, seq: setattr(server, "room", asyncio.Event()) if seq == 2 else None
+        await asyncio.sleep(0.5)
+        assert server.room is not None
+        feed.ledger.lose(5, 7, "card")
+        line.uplink.supplied(feed.recording)
+        server.on_packet = lambda socket, seq: None
+        server.room.set()
+        await delivering
+        kept = feed.given[: 4 * 2 * PACKET] + feed.given[7 * 2 * PACKET :]
+        assert server.audio("r") == kept
+        assert [seq for seq, payload in server.stored["r"] if not payload] == [5, 6, 7]
+        assert (feed.ledger.lost, feed.ledger.kept_frames) == ({"card": 3 * PACKET}, 0)
+        assert len(server.sockets) == 2
+
+    simulate(main())
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_faults_at_random_moments(seed: int) -> None:
     """Resets, refusals, silence, slow closes, retries: everything arrives once, one socket at a time."""

@@ -15,5 +15,6 @@ Everything here may raise OSError. `system` is `os`; tests put a failing one in 
 
 from edge.adapters.spool.card import CardRecording
 from edge.adapters.spool.directory import BALLAST_BYTES, SEGMENT_BYTES, CardFull, SpoolDirectory
+from edge.adapters.spool.segments import SegmentFile
 
-__all__ = ["BALLAST_BYTES", "SEGMENT_BYTES", "CardFull", "CardRecording", "SpoolDirectory"]
+__all__ = ["BALLAST_BYTES", "SEGMENT_BYTES", "CardFull", "CardRecording", "SegmentFile", "SpoolDirectory"]

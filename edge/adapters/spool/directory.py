@@ -14,7 +14,7 @@ from typing import Any
 
 from edge.adapters.spool.card import JOURNAL, MANIFEST, CardRecording
 from edge.adapters.spool.files import blocks, write_all
-from edge.adapters.spool.segments import SUFFIX, last_of, scan, segments_in, tail_of
+from edge.adapters.spool.segments import SUFFIX, scan, segments_in, tail_of
 from edge.core import journal, manifest
 from edge.core.manifest import CardState, Manifest
 from edge.core.recovery import Recovered, rebuild, with_found_gaps
@@ -227,7 +227,7 @@ class SpoolDirectory:
     def load(self, folder: Path, *, is_quick: bool = False) -> tuple[CardRecording, Recovered]:
         """What `folder` holds, its tail verified record by record, what is torn cut off. Raises UnreadableError.
 
-        `is_quick` is for a look at many: of one that was sealed only the last record is read.
+        `is_quick` is for a look at many: of one that was sealed only the last record is verified.
         """
         try:
             meta = manifest.decode((folder / MANIFEST).read_bytes())
@@ -235,9 +235,7 @@ class SpoolDirectory:
                 raise ValueError(f"it is a copy of {meta.recording_id}")
             entries, damaged = _journal(folder)
             segments = segments_in(folder, meta)
-            is_sealed = meta.state is not CardState.RECORDING
-            last = last_of(segments) if is_quick and is_sealed else None
-            tail, torn = (last, 0) if last is not None else tail_of(segments, is_sealed=is_sealed)
+            tail, torn = tail_of(segments, is_sealed=meta.state is not CardState.RECORDING, is_quick=is_quick)
             summaries = [segment.summary for segment in segments]
             try:
                 recovered = rebuild(meta, entries, summaries, tail, torn, damaged)

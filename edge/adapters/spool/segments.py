@@ -53,48 +53,53 @@ def segments_in(folder: Path, meta: Manifest) -> list[SegmentFile]:
     return found
 
 
-def tail_of(segments: list[SegmentFile], *, is_sealed: bool) -> tuple[Tail, int]:
+def tail_of(segments: list[SegmentFile], *, is_sealed: bool, is_quick: bool = False) -> tuple[Tail, int]:
     """The last whole record, and how many after it were begun.
 
     What was cut off ends before its first torn record. In what was sealed whole a damaged one is no end: it counts
-    as lost once it is read.
+    as lost once it is read. `is_quick`: of what was sealed the last record is looked at alone, if it is whole.
     """
+    if is_sealed and is_quick and segments and (only := _last(segments[-1])) is not None:
+        return _tail(only, 0), 0
     torn = 0
     while segments:
-        segment = segments[-1]
-        last: CardPacket | None = None
-        alive_us = behind = 0
-        for packet, is_begun in records(segment):
-            if packet is None:
-                behind += is_begun
-                if is_sealed:
-                    continue
-                break
-            if last is not None and packet.handled > last.handled:
-                alive_us = packet.boot_us
-            segment.is_damaged = segment.is_damaged or bool(behind)
-            last, behind = packet, 0
+        last, alive_us, behind = _end_of(segments[-1], is_sealed=is_sealed)
         torn += behind
         if last is not None:
-            end = last.position + last.frames
-            return Tail(last.seq, end, last.delivered, last.handled, last.boot, last.boot_us, alive_us), torn
+            return _tail(last, alive_us), torn
         segments.pop()  # begun, and nothing of it durable
     return Tail(), torn
 
 
-def last_of(segments: Sequence[SegmentFile]) -> Tail | None:
-    """The last record of a recording that was shortened to it when it was sealed; None where it is not to be found at
-    once."""
-    if not segments:
-        return None
-    segment = segments[-1]
+def _end_of(segment: SegmentFile, *, is_sealed: bool) -> tuple[CardPacket | None, int, int]:
+    """Its last whole record, when the server surely was alive (see `Tail`), and how many behind it were begun."""
+    last: CardPacket | None = None
+    alive_us = behind = 0
+    for packet, is_begun in records(segment):
+        if packet is None:
+            behind += is_begun
+            if is_sealed:
+                continue
+            break
+        if last is not None and packet.handled > last.handled:
+            alive_us = packet.boot_us
+        segment.is_damaged = segment.is_damaged or bool(behind)
+        last, behind = packet, 0
+    return last, alive_us, behind
+
+
+def _tail(last: CardPacket, alive_us: int) -> Tail:
+    end = last.position + last.frames
+    return Tail(last.seq, end, last.delivered, last.handled, last.boot, last.boot_us, alive_us)
+
+
+def _last(segment: SegmentFile) -> CardPacket | None:
+    """The record at the end of a file that was shortened when it was sealed."""
     places = (segment.path.stat().st_size - BLOCK_BYTES) // segment.header.record_bytes
-    seq = segment.header.first_seq + max(0, places - 1)
-    for _, packet in read(segment, seq, seq):
-        if packet is not None:
-            end = packet.position + packet.frames
-            return Tail(seq, end, packet.delivered, packet.handled, packet.boot, packet.boot_us)
-    return None
+    if places < 1:
+        return None
+    seq = segment.header.first_seq + places - 1
+    return next(read(segment, seq, seq))[1]
 
 
 def scan(segments: Sequence[SegmentFile], tail: Tail) -> Iterator[tuple[int, int, int]]:
