@@ -36,8 +36,7 @@ check: env
 ## make ci-long       the long tests
 .PHONY: ci-long
 ci-long: env packages
-# Left out: on a loaded machine the demo's interruption tests failed 2 of 6, not yet understood; run them by hand.
-	@$(PY) -m pytest -m long tests --deselect tests/demo/test_demo.py::test_an_interruption_leaves_all_clean
+	@$(PY) -m pytest -m long tests
 
 ## make bench-drain   how fast a backlog drains
 .PHONY: bench-drain
