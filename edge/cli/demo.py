@@ -8,7 +8,6 @@ import contextlib
 import importlib.util
 import json
 import shutil
-import signal
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -19,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from edge.adapters.state import StateDirectory
-from edge.cli import demo_source
+from edge.cli import demo_source, output
 from edge.cli.demo_audit import Verdict, audit
 from edge.cli.demo_course import FULL, QUICK, Course, play
+from edge.cli.demo_interruption import Interruption
 from edge.cli.demo_picture import draw
 from edge.cli.demo_screen import Screen
 from edge.cli.demo_stage import Settings, Stage
@@ -56,12 +56,19 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"{out} is not empty", remedy="give another folder with --out")
     except OSError as error:
         raise ConfigError(f"{out} cannot be used: {error.strerror}", remedy="give a folder with --out") from None
-    demo = _Demo(out, QUICK if args.quick else FULL, is_sabotaged=args.sabotage is not None)
     try:
-        with tempfile.TemporaryDirectory(prefix="edge-demo-") as private:
-            asyncio.run(demo.go(Path(private)))
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None  # SIGTERM or SIGHUP, to those who wait for us
+        with Interruption() as interruption:
+            return _demonstrate(_Demo(out, QUICK if args.quick else FULL, args.sabotage is not None, interruption))
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):  # a hang-up: the terminal may be gone
+            output.complain(f"interrupted before the verdict; what there was by then is in {out}")
+        raise
+
+
+def _demonstrate(demo: _Demo) -> int:
+    # Held outside of the folder: a signal while it is made or removed must not leave it behind.
+    with demo.interruption.held(), tempfile.TemporaryDirectory(prefix="edge-demo-") as private:
+        asyncio.run(demo.go(Path(private)))
     return demo.report()
 
 
@@ -72,6 +79,7 @@ class _Demo:
     out: Path
     course: Course
     is_sabotaged: bool
+    interruption: Interruption
     console: Console = field(default_factory=Console)
     story: Story = field(default_factory=Story)
     failure: EdgeError | None = None
@@ -86,10 +94,6 @@ class _Demo:
 
     async def go(self, private: Path) -> None:
         """All of it but the report."""
-        task = asyncio.current_task()
-        assert task is not None
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         withheld = self._prepare_source()
         settings = Settings(
             self.out.resolve(),
@@ -104,13 +108,17 @@ class _Demo:
         with StateDirectory(private / "state") as state:
             async with Stage(settings, state, self.story) as stage:
                 following = asyncio.create_task(screen.follow(stage), name="screen")
-                try:
-                    await play(stage, self.course)
-                except EdgeError as error:
-                    self.failure = error
-                finally:
-                    following.cancel()
-                    await asyncio.wait([following])
+                # A task of its own: an interruption ends the play, never the clean-up behind it.
+                playing = asyncio.create_task(play(stage, self.course), name="play")
+                self.interruption.ends(playing)
+                await asyncio.wait([playing])
+                following.cancel()
+                await asyncio.wait([following])
+                if not playing.cancelled():
+                    try:
+                        playing.result()
+                    except EdgeError as error:
+                        self.failure = error
             self.emitted = stage.emitted
             self.account = stage.recording.account() if stage.recording else None
 

@@ -66,8 +66,8 @@ class Screen:
             yield live
 
     async def follow(self, stage: Stage) -> None:
-        """Until cancelled."""
-        with self._live() as live, contextlib.suppress(asyncio.CancelledError):
+        """Until cancelled, or until the terminal is gone (a hang-up): then nobody looks any more."""
+        with contextlib.suppress(asyncio.CancelledError, OSError), self._live() as live:
             while True:
                 status = stage.status()
                 if live is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import signal
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 
 from edge.cli import demo_source
 from edge.cli.demo_course import FULL, QUICK, Course
+from edge.cli.demo_interruption import Interruption
 from edge.cli.demo_picture import draw
 from edge.cli.demo_proxy import HOST, CuttableProxy, ReservedPort
 from edge.cli.demo_source import ReadCounter
@@ -23,6 +25,79 @@ from edge.core.packet import HEADER_BYTES, AudioFormat, decode_header, encode_he
 from edge.runtime.uplink import Happening
 
 AUDIO = AudioFormat(16000, 1)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The test runner's own, whatever an interruption leaves."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+class TestInterruption:
+    def test_on_the_spot_where_nothing_is_held(self, number: signal.Signals) -> None:
+        with pytest.raises(KeyboardInterrupt), Interruption():
+            signal.raise_signal(number)
+            pytest.fail("not on the spot")
+        signal.raise_signal(number)  # on the way out: nothing happens any more
+
+    def test_behind_what_is_held_however_often(self, number: signal.Signals) -> None:
+        done: list[str] = []
+        with pytest.raises(KeyboardInterrupt), Interruption() as interruption, interruption.held():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            done.append("given back")
+        assert done == ["given back"]
+
+    def test_only_the_task_ends(self, number: signal.Signals) -> None:
+        done: list[str] = []
+
+        async def clean_up_after_a_task(interruption: Interruption) -> None:
+            task = asyncio.create_task(asyncio.Event().wait())
+            interruption.ends(task)
+            signal.raise_signal(number)
+            await asyncio.wait([task])
+            assert task.cancelled()
+            signal.raise_signal(number)
+            await asyncio.get_running_loop().run_in_executor(None, done.append, "given back")
+
+        with pytest.raises(KeyboardInterrupt), Interruption() as interruption, interruption.held():
+            asyncio.run(clean_up_after_a_task(interruption))
+        assert done == ["given back"]
+
+    def test_a_task_that_comes_too_late_does_not_run(self, number: signal.Signals) -> None:
+        async def begin_late(interruption: Interruption) -> None:
+            task = asyncio.create_task(asyncio.Event().wait())
+            interruption.ends(task)
+            await asyncio.wait([task])
+
+        with pytest.raises(KeyboardInterrupt), Interruption() as interruption, interruption.held():
+            signal.raise_signal(number)
+            asyncio.run(begin_late(interruption))
+
+    def test_an_error_of_a_terminal_that_is_gone_is_no_bug(self, number: signal.Signals) -> None:
+        with pytest.raises(KeyboardInterrupt), Interruption() as interruption, interruption.held():
+            signal.raise_signal(number)
+            raise OSError
+        with pytest.raises(OSError, match="of its own"), Interruption() as interruption, interruption.held():
+            raise OSError("of its own")
+
+    def test_whoever_ignores_a_signal_has_said_so(self, number: signal.Signals) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        with Interruption() as interruption:
+            signal.raise_signal(number)
+        assert not interruption.has_come
+
+    def test_what_was_there_before_is_there_again(self, number: signal.Signals) -> None:
+        before = signal.getsignal(number)
+        with Interruption():
+            assert signal.getsignal(number) is not before
+        assert signal.getsignal(number) is before
 
 
 class TestSource:
