@@ -72,6 +72,9 @@ class App:
         """Bring onto the card what is not delivered. Returns the frames that end with the process, and why, by the
         recording's id."""
         self.device.abandon()
+        for recording in self.device.undelivered:
+            if recording.is_whole and not recording.ledger.gaps_before(recording.ledger.last + 1):
+                self.store.delivered(recording)  # only the stop was still on its way
         spooler = self.store.spooler
         await spooler.close(SEAL_S)
         unkept: dict[str, tuple[int, str]] = {}

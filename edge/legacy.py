@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edge.adapters import pending
 from edge.adapters.spool import SpoolDirectory
-from edge.core.journal import EndEntry, Entry, GapEntry, MarkEntry
+from edge.core.journal import EndEntry, Entry, GapEntry, MarkEntry, SessionEntry
 from edge.core.ledger import Ledger
-from edge.core.manifest import Manifest
+from edge.core.manifest import CardState, Manifest
+from edge.core.resume import ACKS
 from edge.core.segment import CardPacket
-from edge.errors import EdgeError
+from edge.errors import EdgeError, UnreadableError
 from edge.runtime.recorder import STOP
 from edge.runtime.uplink import Happening
 
@@ -27,6 +29,8 @@ def import_pending(folder: Path, spool: SpoolDirectory, device_id: str, tell: Ca
         try:
             _import(found, spool, device_id)
             pending.drop(found.folder)
+        except UnreadableError as error:
+            tell(Happening("warning", str(error)))
         except OSError as error:
             why = error.strerror or str(error)
             text = f"the kept recording {found.folder} cannot be brought onto the spool ({why}); it stays where it is"
@@ -34,15 +38,16 @@ def import_pending(folder: Path, spool: SpoolDirectory, device_id: str, tell: Ca
 
 
 def _import(found: pending.Kept, spool: SpoolDirectory, device_id: str) -> None:
-    target = spool.recordings / found.recording_id
-    if target.exists():  # an earlier try was cut off, and its source is still whole
-        spool.set_aside(target, "it was brought over only in part; a whole copy followed")
     ledger, settings = found.ledger, found.course.settings
+    if 0 < ledger.last == ledger.delivered or _is_there(spool, spool.recordings / found.recording_id):
+        return
     meta = Manifest(
         found.recording_id, device_id, "", "", found.audio, ledger.packet_frames, settings, spool.next_number()
     )
     first = ledger.delivered + 1
     entries: list[Entry] = [MarkEntry(ledger.delivered, ledger.delivered), *_gaps(ledger, first)]
+    # None of these sessions is gone on with; that there were some says that the server took the settings.
+    entries += [SessionEntry(session_id, 1, ACKS, 0, 0.0) for session_id in found.course.session_ids]
     card = spool.create(meta, entries)
     try:
         for start in range(first, ledger.last + 1, _BATCH):
@@ -56,8 +61,27 @@ def _import(found: pending.Kept, spool: SpoolDirectory, device_id: str) -> None:
             )
         card.note([EndEntry(ledger.expected, STOP)])
         card.seal(STOP)
+    except (OSError, UnreadableError):
+        with contextlib.suppress(OSError):
+            card.remove()  # else it passed for a recording that was cut off
+        raise
     finally:
         card.close()
+
+
+def _is_there(spool: SpoolDirectory, target: Path) -> bool:
+    """Whether an earlier try got through; what one left that did not goes: its source is still whole."""
+    if not target.exists():
+        return False
+    try:
+        card, _ = spool.load(target)
+    except UnreadableError as error:
+        spool.set_aside(target, str(error))
+        return False
+    if card.manifest.state is CardState.RECORDING:
+        card.remove()
+        return False
+    return True
 
 
 def _gaps(ledger: Ledger, first: int) -> Iterator[GapEntry]:

@@ -115,9 +115,9 @@ def wrong_ways() -> list[str]:
     wrong = []
     for item in everything():
         target, allowed = inner(item), ALLOWED[layer(item.module)]
-        if target is not None and layer(target) not in allowed and target not in allowed:
-            if not is_one_adapter(item.module, target):
-                wrong.append(str(item))
+        if target is None or layer(target) in allowed or target in allowed or is_one_adapter(item.module, target):
+            continue
+        wrong.append(str(item))
     return wrong
 
 

@@ -81,10 +81,11 @@ def rebuild(
     base = segments[0] if segments else Segment(tail.last_seq + 1, tail.end_position, tail.end_position)
     ordered = sorted(told.gaps.values(), key=lambda gap: (gap.before_seq, gap.position))
     lost = list(told.lost.values())
-    ledger = _base(meta.packet_frames, base, ordered, lost)
-    _fill(ledger, [gap for gap in ordered if gap.before_seq > base.first_seq], tail)
-    if meta.state is not CardState.RECORDING and told.ended_at is not None and told.ended_at > ledger.expected:
-        ledger.gap(told.ended_at - ledger.expected, DAMAGED)  # it was whole when it was sealed
+    first = base.first_seq if segments else 0
+    ledger = _base(meta.packet_frames, base, [gap for gap in ordered if gap.before_seq <= first], lost)
+    _fill(ledger, [gap for gap in ordered if gap.before_seq > first], tail)
+    if meta.has_audio and meta.state is not CardState.RECORDING:  # it was whole when it was sealed
+        ledger.gap(max(0, (told.ended_at or 0) - ledger.expected), DAMAGED)
     ledger.end()
     ledger.is_cut = meta.state is CardState.RECORDING
     if segments and ledger.last != tail.last_seq:
@@ -136,8 +137,7 @@ def _base(packet_frames: int, base: Segment, gaps: Iterable[GapEntry], lost: Ite
     """The account up to the first segment that is still there; what was before it is delivered or lost."""
     before: dict[str, int] = {}
     for gap in gaps:
-        if gap.before_seq <= base.first_seq:
-            before[gap.cause] = before.get(gap.cause, 0) + gap.frames
+        before[gap.cause] = before.get(gap.cause, 0) + gap.frames
     unexplained = base.position - base.offset - sum(before.values())
     if unexplained < 0:
         raise ValueError("it has more gaps than time")
@@ -154,7 +154,7 @@ def _base(packet_frames: int, base: Segment, gaps: Iterable[GapEntry], lost: Ite
 def _fill(ledger: Ledger, gaps: Sequence[GapEntry], tail: Tail) -> None:
     """Audio and gaps from the first segment to the last whole record."""
     for gap in gaps:
-        if gap.before_seq > tail.last_seq + 1 or gap.position > tail.end_position:
+        if gap.before_seq > tail.last_seq + 1 or gap.position > max(tail.end_position, ledger.expected):
             continue  # what stood between was not durable: the account closes before it
         stored = gap.position - ledger.expected
         if stored < 0:

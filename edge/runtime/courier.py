@@ -20,6 +20,7 @@ from edge.runtime.uplink import PROBE_S, Happening, Uplink
 from edge.runtime.wake import Wake
 
 AFTER_BUG_S = 5.0  # a bug that repeats itself must not keep the machine busy
+_OWN = ("recording", "predecessor")  # settings that are the recording's, not the configuration's
 GIVE_WAY_S = 0.25  # so much live audio may wait for its confirmation before the stored gives way to it
 
 
@@ -79,12 +80,14 @@ class Courier:
         self._is_stored_turn = False
         self._has_turned = asyncio.Event()
         self._wake = Wake()
+        self._wake_beside = Wake()
         if aside is not None:
             aside.gate = self._give_way
 
     def retry_now(self, reason: str) -> None:
         """Try the connection at once."""
         self._wake.now(reason)
+        self._wake_beside.now(reason)
         self.uplink.retry_now(reason)
 
     def clock_changed(self) -> None:
@@ -148,7 +151,7 @@ class Courier:
 
     async def _deliver(self, on_delivered: Callable[[Recording], None]) -> None:
         while True:
-            while not (self._owed or self._stored):
+            while not (self._owed or (self._stored and self._besides is None)):  # that one is older, and comes back
                 if self._besides is None:
                     self._is_idle.set()
                 self._has_work.clear()
@@ -248,7 +251,8 @@ class Courier:
         )
 
     def _settings_of(self, recording: Recording) -> JsonObject:
-        return {**self._settings, "recording": recording.recording_id}
+        own = {key: value for key, value in recording.settings.items() if key in _OWN}
+        return {**self._settings, **own}
 
     def _correct(self, recording: Recording) -> None:
         old, new = recording.settings, self._settings_of(recording)
@@ -287,6 +291,7 @@ class Courier:
             try:
                 await asyncio.wait([delivering, alone], return_when=asyncio.FIRST_COMPLETED)
             finally:
+                is_refused = alone.done() and self._may_go_beside
                 delivering.cancel()
                 alone.cancel()
                 await asyncio.wait([delivering, alone])
@@ -299,7 +304,9 @@ class Courier:
                     self._finished(recording, on_delivered)
                 self._has_work.set()
             if error is not None:
-                await self._wake.sleep(AFTER_BUG_S)
+                await self._wake_beside.sleep(AFTER_BUG_S)
+            elif is_refused:
+                await self._wake_beside.sleep(PROBE_S)
 
     async def _until_alone(self, aside: Uplink) -> None:
         """Return when the live recording has no connection with acks any more, or the stored one is refused."""

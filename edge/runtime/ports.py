@@ -171,6 +171,9 @@ class Card(Protocol):
     def seal(self, ended_by: str) -> None:
         """The recording is over."""
 
+    def correct(self, settings: JsonObject) -> None:
+        """It goes to the server with these settings from now on."""
+
     def deliver(self, utc_s: float) -> None:
         """The recording is delivered."""
 

@@ -195,6 +195,8 @@ class Spooler:
             held.unsynced.append(held.inbox.popleft())
         try:
             card = self._card(held)
+            if card.manifest.settings != held.recording.settings:  # corrected; durable before their first session is
+                card.correct(held.recording.settings)
             self._write(held, card)
             self._milestones(held, card)
         except OSError as error:
@@ -254,7 +256,7 @@ class Spooler:
     def _mark(self, held: Held, card: Card) -> None:
         """Delivery goes on after the recording has ended: note how far, now and then."""
         delivered, now = held.recording.ledger.delivered, self._clock()
-        if delivered > held.marked and now - held.marked_at >= _MARK_S:
+        if delivered > held.marked and (self._is_stopping or now - held.marked_at >= _MARK_S):
             card.note([MarkEntry(delivered, max(delivered, held.recording.handled))])
             card.sync()
             held.marked, held.marked_at = delivered, now

@@ -498,6 +498,13 @@ class FedSource:
             raise self.fail_close
 
 
+def wire(recording: Recording, seq: int) -> bytes:
+    """Packet `seq` of a recording that has it at hand."""
+    packet = recording.wire(seq)
+    assert packet is not None
+    return packet
+
+
 async def joined(tasks: Iterable[asyncio.Task[Any]]) -> None:
     """Cancel and wait."""
     tasks = list(tasks)

@@ -14,9 +14,10 @@ from edge.core.ring import Ring
 from edge.core.timebase import Timebase
 from edge.errors import MicrophoneError
 from edge.runtime.clockwatch import ClockWatch
+from edge.runtime.lease import RingShare
 from edge.runtime.ports import Block
 from edge.runtime.recorder import SILENCE_DBFS, Recorder
-from tests.runtime.fakes import MONO, PACKET, FakeClock, FedSource, pattern
+from tests.runtime.fakes import MONO, PACKET, FakeClock, FedSource, pattern, wire
 
 BOUND_S = 10.0
 
@@ -24,7 +25,13 @@ BOUND_S = 10.0
 class Rig:
     """A recorder from a FedSource."""
 
-    def __init__(self, source: FedSource, ring: Ring | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        source: FedSource,
+        ring: Ring | None = None,
+        limit: int | None = None,
+        share: RingShare | None = None,
+    ) -> None:
         self.source = source
         self.ring = ring or Ring(100 * PACKET, source.audio.frame_bytes)
         self.told: list[tuple[str, str]] = []
@@ -44,6 +51,7 @@ class Rig:
             self._tell,
             limit,
             clock=self.watch,
+            share=share or RingShare(self.ring),
         )
         self.ledger = self.recorder.recording.ledger
 
@@ -79,7 +87,7 @@ async def test_stamps_follow_the_clock_from_the_first_frame_to_the_last_that_is_
     recording = rig.recorder.recording
 
     def stamp_s(seq: int) -> float:
-        return decode_header(recording.wire(seq)).captured_unix_ms / 1000
+        return decode_header(wire(recording, seq)).captured_unix_ms / 1000
 
     assert stamp_s(1) == pytest.approx(5001.0)
     assert recording.anchor() == rig.clock.anchor
@@ -118,7 +126,7 @@ async def test_packets_carry_what_was_captured() -> None:
     await rig.recorder.start()
     assert await rig.end() is None
     recording = rig.recorder.recording
-    packets = [recording.wire(seq) for seq in range(1, rig.ledger.last + 1)]
+    packets = [wire(recording, seq) for seq in range(1, rig.ledger.last + 1)]
     assert b"".join(packet[HEADER_BYTES:] for packet in packets) == given
     assert [decode_header(packet).frames for packet in packets] == [1600, 1600, 300]
     assert rig.ledger.expected == 3500
@@ -226,7 +234,7 @@ async def test_stamps_follow_the_gaps() -> None:
     source.finish()
     await rig.recorder.start()
     assert await rig.end() is None
-    first, second = (decode_header(rig.recorder.recording.wire(seq)) for seq in (1, 2))
+    first, second = (decode_header(wire(rig.recorder.recording, seq)) for seq in (1, 2))
     assert second.captured_unix_ms - first.captured_unix_ms == pytest.approx(1100, abs=1)
 
 
@@ -251,19 +259,20 @@ async def test_the_level_is_that_of_the_last_tenth_of_a_second(audio: AudioForma
 
 async def test_two_recordings_share_a_ring_one_behind_the_other() -> None:
     ring = Ring(10 * PACKET, 2)
+    share = RingShare(ring)
     first, second = FedSource(), FedSource()
-    one = Rig(first, ring)
+    one = Rig(first, ring, share=share)
     first.give(1000)
     first.finish()
     await one.recorder.start()
     await one.end()
-    two = Rig(second, ring)
+    two = Rig(second, ring, share=share)
     second.give(2000)
     second.finish()
     await two.recorder.start()
     await two.end()
-    assert one.recorder.recording.wire(1)[HEADER_BYTES:] == pattern(0, 1000)
-    assert two.recorder.recording.wire(1)[HEADER_BYTES:] == pattern(0, 1600)
+    assert wire(one.recorder.recording, 1)[HEADER_BYTES:] == pattern(0, 1000)
+    assert wire(two.recorder.recording, 1)[HEADER_BYTES:] == pattern(0, 1600)
     one.recorder.recording.release(one.ledger.deliver(1))
     assert ring.kept_frames == 2000
     two.recorder.recording.release(two.ledger.deliver(2))

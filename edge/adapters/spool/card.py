@@ -163,6 +163,10 @@ class CardRecording:
         self._close_segment()
         self._set(replace(self.manifest, state=CardState.SEALED, ended_by=ended_by))
 
+    def correct(self, settings: dict[str, Any]) -> None:
+        """It goes to the server with other settings than it was recorded with."""
+        self._set(replace(self.manifest, settings=settings))
+
     def deliver(self, utc_s: float) -> None:
         """All of it is delivered; durable before anything is removed."""
         self._set(replace(self.manifest, state=CardState.DELIVERED, delivered_utc_s=utc_s))
