@@ -19,12 +19,12 @@ from edge import app
 from edge.adapters.state import StateDirectory
 from edge.cli.main import main
 from edge.cli.record import Screen
+from edge.core.journal import SessionEntry, encode
 from edge.errors import MicrophoneError
 from edge.runtime.ports import Source
-from edge.runtime.recording import Recording
 from edge.runtime.uplink import Happening
 from tests.client.receiver import TOKEN, ThreadedReceiver, account, wav
-from tests.runtime.fakes import PACKET, FedSource, Feed
+from tests.runtime.fakes import FedSource
 
 FIELDS = {
     "recording", "unit", "rate", "channels", "expected", "delivered", "pending", "on_card", "lost", "resent",
@@ -83,8 +83,8 @@ class Rig:
 
     @property
     def kept(self) -> set[str]:
-        pending = self.state / "pending"
-        return {path.name for path in pending.iterdir()} if pending.exists() else set()
+        recordings = self.state / "spool" / "recordings"
+        return {path.name for path in recordings.iterdir()} if recordings.exists() else set()
 
     def received(self, recording: str) -> bytes:
         """Everything a recording has at the receiver, which ends for that."""
@@ -342,67 +342,42 @@ def test_what_was_delivered_before_is_not_delivered_again(rig: Rig, fed: FedSour
     assert rig.kept == set()
 
 
-def test_a_damaged_folder_is_said_and_left_and_recording_goes_on(rig: Rig, nobody: str) -> None:
+def test_a_damaged_recording_is_said_and_set_aside_and_recording_goes_on(rig: Rig, nobody: str) -> None:
     first = rig.record("--source", "tone:440", "--seconds", "1", "--drain-timeout", "0.2", url=nobody)
-    packets = rig.state / "pending" / first.account["recording"] / "packets.pcm1"
-    packets.write_bytes(packets.read_bytes()[:-1])
+    name = first.account["recording"]
+    manifest = rig.state / "spool" / "recordings" / name / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-20])
     done = rig.record("--source", "tone:440", "--seconds", "1")
     assert done.code == 0
     assert "cannot be read" in done.stderr
+    assert rig.kept == set()
+    quarantine = rig.state / "spool" / "quarantine"
+    assert list((quarantine / name).glob("*.seg"))
+    assert "cannot be read" in (quarantine / f"{name}.reason.txt").read_text()
+
+
+def test_what_became_whole_in_the_last_moment_is_not_kept_after_all(rig: Rig, nobody: str) -> None:
+    """Delivered, but its stop was still on its way when the time was up."""
+    first = rig.record("--source", "tone:440", "--seconds", "1", "--drain-timeout", "0.2", url=nobody)
     assert rig.kept == {first.account["recording"]}
 
+    def delivered_but_for_the_stop(self: app.App) -> int:
+        owed = hand_over(self)
+        for recording in self.device.undelivered:
+            if recording.ledger.ended:
+                recording.ledger.deliver(recording.ledger.last)
+        return owed
 
-def test_what_became_whole_in_the_last_moment_is_not_kept_after_all(tmp_path: Path) -> None:
-    """Delivered, but its stop was still on its way when the time was up."""
-
-    class Held:
-        undelivered: tuple[Recording, ...] = ()
-
-    def keep(delivered: int) -> list[Path]:
-        feed.ledger.deliver(delivered)
-        device.undelivered = (feed.recording,)
-        built = app.App(device, None, StateDirectory(tmp_path), lambda happening: None, 1.0)  # type: ignore[arg-type]
-        assert built.keep_rest() == {}
-        return [path for path in tmp_path.glob("pending/*") if not path.name.startswith(".")]
-
-    device, feed = Held(), Feed("6f5902ac-2370-4f1c-b3a2-0123456789ab")
-    feed.talk(2 * PACKET)
-    assert [path.name for path in keep(1)] == [feed.recording.recording_id]
-    assert feed.ledger.ended
-    assert keep(2) == []
-
-
-def test_what_is_kept_comes_back_with_all_that_its_account_says(tmp_path: Path) -> None:
-    state = StateDirectory(tmp_path)
-    feed = Feed("6f5902ac-2370-4f1c-b3a2-0123456789ab")
-    feed.talk(4 * PACKET)
-    for seq in (1, 2, 1, 2):
-        feed.ledger.sending(feed.ledger.packet(seq))
-    feed.recording.sent = 2
-
-    def keep(recording: Recording) -> Recording:
-        class Held:
-            undelivered = (recording,)
-
-        built = app.App(Held(), None, state, lambda happening: None, 1.0)  # type: ignore[arg-type]
-        assert built.keep_rest() == {}
-        [found] = app._kept_recordings(state, lambda happening: None)
-        return found
-
-    for number in (1, 2):  # as it is written first, and as it is written again
-        feed.recording.session_ids.append(f"session-{number}")
-        feed.recording.reconnects = number
-        feed.recording.settings["agent"] = f"agent {number}"
-        feed.ledger.deliver(number)
-        found = keep(feed.recording)
-        assert found.account() == feed.recording.account()
-        assert found.account()["resent"] == 2 * PACKET
-        assert (found.settings, found.sent) == (feed.recording.settings, 2)
+    hand_over = app.App.owe_kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app.App, "owe_kept", delivered_but_for_the_stop)
+        rig.record("--source", "tone:440", "--seconds", "0.1", "--drain-timeout", "0.2", url=nobody)
+    assert first.account["recording"] not in rig.kept
 
 
 def test_a_disk_that_takes_nothing_is_a_loss_that_is_counted(rig: Rig, nobody: str) -> None:
     rig.state.mkdir()
-    (rig.state / "pending").write_text("in the way")
+    (rig.state / "spool").write_text("in the way")
     done = rig.record("--source", "tone:440", "--seconds", "2", "--drain-timeout", "0.2", url=nobody)
     assert done.code == 4
     assert (done.account["expected"], done.account["pending"]) == (32000, 0)
@@ -492,8 +467,9 @@ def test_an_old_recording_that_is_refused_stops_nothing_that_comes_after(rig: Ri
     old = rig.record("--source", "tone:440", "--seconds", "1", "--agent", "nobody")
     assert old.code == 5
     # The server took the agent once: this is no typing error, and nobody else gets the audio.
-    description = rig.state / "pending" / old.account["recording"] / "recording.json"
-    description.write_text(json.dumps(json.loads(description.read_bytes()) | {"sessions": ["one"]}))
+    notes = rig.state / "spool" / "recordings" / old.account["recording"] / "journal"
+    with notes.open("ab") as journal:
+        journal.write(b"\n" + encode([SessionEntry("one", 1, "acks", 0, 0.0)]))
     source, later_samples = noise(rig.folder, "later", 1)
     later = rig.record("--source", source, "--drain-timeout", "0.2", url=nobody)
     assert later.code == 3
