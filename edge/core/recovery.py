@@ -93,6 +93,8 @@ def rebuild(
     for hole in lost:
         if ledger.delivered < hole.first and hole.last <= ledger.last:
             ledger.lose(hole.first, hole.last, hole.cause)
+            # Whether one of them had gone out before it was lost, and arrived, nobody wrote down: it stays lost.
+            ledger.pass_over(hole.first, hole.last)
     delivered = min(max(delivered, base.first_seq - 1), ledger.last)
     if delivered > ledger.delivered:
         ledger.deliver(delivered)
