@@ -10,7 +10,7 @@ from edge.adapters import pending
 from edge.adapters.spool import SpoolDirectory
 from edge.core.journal import EndEntry, Entry, GapEntry, MarkEntry, SessionEntry
 from edge.core.ledger import Ledger
-from edge.core.manifest import CardState, Manifest
+from edge.core.manifest import Manifest
 from edge.core.resume import ACKS
 from edge.core.segment import CardPacket
 from edge.errors import EdgeError, UnreadableError
@@ -48,7 +48,7 @@ def _import(found: pending.Kept, spool: SpoolDirectory, device_id: str) -> None:
     entries: list[Entry] = [MarkEntry(ledger.delivered, ledger.delivered), *_gaps(ledger, first)]
     # None of these sessions is gone on with; that there were some says that the server took the settings.
     entries += [SessionEntry(session_id, 1, ACKS, 0, 0.0) for session_id in found.course.session_ids]
-    card = spool.create(meta, entries)
+    card = spool.draft(meta, entries)
     try:
         for start in range(first, ledger.last + 1, _BATCH):
             packets = [ledger.packet(seq) for seq in range(start, min(start + _BATCH, ledger.last + 1))]
@@ -61,25 +61,22 @@ def _import(found: pending.Kept, spool: SpoolDirectory, device_id: str) -> None:
             )
         card.note([EndEntry(ledger.expected, STOP)])
         card.seal(STOP)
+        card.close()
     except (OSError, UnreadableError):
         with contextlib.suppress(OSError):
-            card.remove()  # else it passed for a recording that was cut off
+            card.remove()  # the next one may fit
         raise
-    finally:
-        card.close()
+    spool.publish(card)
 
 
 def _is_there(spool: SpoolDirectory, target: Path) -> bool:
-    """Whether an earlier try got through; what one left that did not goes: its source is still whole."""
+    """Whether an earlier try got through, and was cut off before its source was gone."""
     if not target.exists():
         return False
     try:
-        card, _ = spool.load(target)
+        spool.load(target)
     except UnreadableError as error:
-        spool.set_aside(target, str(error))
-        return False
-    if card.manifest.state is CardState.RECORDING:
-        card.remove()
+        spool.set_aside(target, str(error))  # its source is still whole
         return False
     return True
 
