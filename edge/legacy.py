@@ -82,10 +82,9 @@ def _is_there(spool: SpoolDirectory, target: Path) -> bool:
 
 
 def _gaps(ledger: Ledger, first: int) -> Iterator[GapEntry]:
-    """Where each gap is; what lies before packet `first` in one piece, as only its sum counts there."""
+    """Where each gap is; of those that are delivered only the sum counts, as if they were one in the beginning."""
     ahead = {
-        seq: [gap for gap in ledger.gaps_before(seq) if gap.lost_from is None]
-        for seq in range(first + 1, ledger.last + 2)
+        seq: [gap for gap in ledger.gaps_before(seq) if gap.lost_from is None] for seq in range(first, ledger.last + 2)
     }
     before = dict(ledger.lost)
     for gaps in ahead.values():
@@ -93,7 +92,7 @@ def _gaps(ledger: Ledger, first: int) -> Iterator[GapEntry]:
             before[gap.cause] -= gap.frames
     for cause, frames in before.items():
         if frames:
-            yield GapEntry(first, 0, frames, cause)
+            yield GapEntry(first - 1, 0, frames, cause)
     for seq, gaps in ahead.items():
         end = ledger.packet(seq).position if seq <= ledger.last else ledger.expected
         position = end - sum(gap.frames for gap in gaps)
