@@ -82,7 +82,13 @@ def rebuild(
     ordered = sorted(told.gaps.values(), key=lambda gap: (gap.before_seq, gap.position))
     lost = list(told.lost.values())
     first = base.first_seq if segments else 0
-    ledger = _base(meta.packet_frames, base, delivered, [gap for gap in ordered if gap.before_seq <= first], lost)
+    here = [
+        gap for gap in ordered if gap.before_seq == first
+    ]  # delivered with the packet behind them, so maybe not yet
+    start = Segment(base.first_seq, base.position - sum(gap.frames for gap in here), base.offset)
+    ledger = _base(meta.packet_frames, start, delivered, [gap for gap in ordered if gap.before_seq < first], lost)
+    for gap in here:
+        ledger.gap(gap.frames, gap.cause)
     _fill(ledger, [gap for gap in ordered if gap.before_seq > first], tail)
     if meta.has_audio and meta.state is not CardState.RECORDING:  # it was whole when it was sealed
         ledger.gap(max(0, (told.ended_at or 0) - ledger.expected), DAMAGED)

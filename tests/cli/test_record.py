@@ -16,13 +16,16 @@ from typing import Any
 import pytest
 
 from edge import app
+from edge.adapters.pending import Course
 from edge.adapters.state import StateDirectory
 from edge.cli.main import main
 from edge.cli.record import Screen
 from edge.core.journal import SessionEntry, encode
+from edge.core.packet import HEADER_BYTES, AudioFormat
 from edge.errors import MicrophoneError
 from edge.runtime.ports import Source
 from edge.runtime.uplink import Happening
+from tests.adapters.keeping import OTHER, RECORDING, Model, keep
 from tests.client.receiver import TOKEN, ThreadedReceiver, account, wav
 from tests.runtime.fakes import FedSource
 
@@ -375,6 +378,45 @@ def test_what_became_whole_in_the_last_moment_is_not_kept_after_all(rig: Rig, no
     assert first.account["recording"] not in rig.kept
 
 
+def test_a_gap_before_the_first_frame_is_still_told_after_a_restart(rig: Rig, fed: FedSource, nobody: str) -> None:
+    given = fed.give(1000, lost=700, cause="microphone")
+    fed.finish()
+    first = rig.record("--drain-timeout", "0.2", url=nobody)
+    assert (first.code, first.account["expected"], first.account["pending"]) == (3, 1700, 1000)
+    fed.finish()
+    assert rig.record().code == 0
+    recording = first.account["recording"]
+    assert rig.received(recording) == bytes(1400) + given
+    assert account(rig.receiver.out, recording)["gap_frames"] == {"microphone": 700}
+
+
+def test_what_the_release_before_kept_is_delivered_oldest_first_and_its_folder_goes(rig: Rig, nobody: str) -> None:
+    audio, pending = AudioFormat(16000, 1), rig.state / "pending"
+    models = {name: Model(audio) for name in (RECORDING, OTHER)}
+    for age, (name, model) in enumerate(models.items()):
+        model.lose(77, "xrun")
+        model.talk(1000)
+        model.lose(5, "overflow")
+        model.talk(481)
+        model.ledger.end()
+        settings = {"agent": "edge", "event": "recording", "recording": name}
+        keep(pending, name, audio, model.ledger, Course(settings), model.wire)
+        os.utime(pending / name / "packets.pcm1", (1e9 + age, 1e9 + age))
+    offline = rig.record("--source", "tone:440", "--seconds", "1", "--drain-timeout", "0.2", url=nobody)
+    assert list(pending.iterdir()) == []
+    assert rig.kept == {*models, offline.account["recording"]}
+    done = rig.record("--source", "tone:440", "--seconds", "1")
+    assert done.code == 0
+    assert rig.kept == set()
+    told = [line.split()[2] for line in done.stderr.splitlines() if line.endswith(" is delivered")]
+    assert [name for name in told if name != done.account["recording"]] == [*models, offline.account["recording"]]
+    for name, model in models.items():
+        wires = [model.wire(seq)[HEADER_BYTES:] for seq in range(1, model.ledger.last + 1)]
+        samples = bytes(2 * 77) + b"".join(wires[:3]) + bytes(2 * 5) + b"".join(wires[3:])
+        assert rig.received(name) == samples
+        assert account(rig.receiver.out, name)["gap_frames"] == {"xrun": 77, "overflow": 5}
+
+
 def test_a_disk_that_takes_nothing_is_a_loss_that_is_counted(rig: Rig, nobody: str) -> None:
     rig.state.mkdir()
     (rig.state / "spool").write_text("in the way")
@@ -461,6 +503,27 @@ def test_a_mistyped_agent_is_corrected_by_the_next_run(rig: Rig, nobody: str) ->
     assert typed.account["recording"] in said[0]
     assert "agent 'egde', event 'talk'" in said[0]
     assert "agent 'edge', event 'talk'" in said[0]
+
+
+def test_a_correction_outlives_the_run_that_made_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a session under the new agent would bind what is left to the old one, which the server never takes."""
+    typed = rig.record("--source", "tone:440", "--seconds", "1", "--agent", "egde")
+    assert typed.code == 5
+    tell = Screen.tell
+
+    def vanish(self: Screen, happening: Happening) -> None:
+        tell(self, happening)
+        if happening.kind == "corrected":
+            rig.receiver.stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Screen, "tell", vanish)
+        rig.record("--source", "tone:440", "--seconds", "1", "--agent", "edge", "--drain-timeout", "1")
+    rig.receiver.begin()
+    name = typed.account["recording"]
+    assert rig.kept == {name}
+    manifest = json.loads((rig.state / "spool" / "recordings" / name / "manifest.json").read_text())
+    assert (manifest["settings"]["agent"], manifest["settings"]["recording"]) == ("edge", name)
 
 
 def test_an_old_recording_that_is_refused_stops_nothing_that_comes_after(rig: Rig, nobody: str) -> None:
