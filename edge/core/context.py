@@ -75,7 +75,13 @@ def restore(resume: Resume, ledger: Ledger, policy: Policy) -> Server:
     if resume.server not in (PLAIN, UNKNOWN):
         return Server(resume.session_id)
     delivery = PlainDelivery.restored(
-        resume.first_seq, policy.cuts, resume.alive_at, delivered=ledger.delivered, handled=resume.handled
+        resume.first_seq,
+        policy.cuts,
+        resume.alive_at,
+        delivered=ledger.delivered,
+        handled=resume.handled,
+        shorts=resume.shorts,
+        passed=resume.passed,
     )
     has_begun = resume.handled >= resume.first_seq
     return Server(resume.session_id, delivery, 1, has_begun, is_stopped=not resume.is_same_boot)

@@ -5,7 +5,7 @@ The account of a recording that was cut off closes at its last whole record: not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from edge.core.journal import BootEntry, EndEntry, Entry, GapEntry, LostEntry, MarkEntry, SessionEntry
@@ -51,6 +51,7 @@ class Recovered:
     ended_by  "" where nothing says how it ended: it was cut off
     boots     what is known of the clock of each boot that it was recorded in
     torn      records that were begun and not whole; `damaged_lines` of the journal likewise
+    breaks    the packets that have a gap before them, in order; `holes` what was given up, or could not be read
     """
 
     ledger: Ledger
@@ -61,7 +62,18 @@ class Recovered:
     tail: Tail
     torn: int
     damaged_lines: int
+    breaks: list[int] = field(default_factory=list)
+    holes: list[LostEntry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def shorts(self, first: int, last: int) -> int:
+        """How many of the packets `first` to `last` may be short: those before a gap, and the recording's last."""
+        return sum(first < before <= last + 1 for before in self.breaks) + (last == self.ledger.last)
+
+    def lost(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
+        """Those of the packets `first` to `last` that are lost, as ranges."""
+        found = [(max(first, hole.first), min(last, hole.last)) for hole in self.holes]
+        return tuple(sorted((start, stop) for start, stop in found if start <= stop))
 
 
 def rebuild(
@@ -90,16 +102,36 @@ def rebuild(
     ledger.is_cut = meta.state is CardState.RECORDING
     if segments and ledger.last != tail.last_seq:
         raise ValueError("its packets and its gaps do not fit together")
+    for segment in segments:
+        packet = ledger.packet(segment.first_seq)
+        if (packet.position, packet.offset) != (segment.position, segment.offset):
+            raise ValueError("a segment does not begin where the journal says")
     for hole in lost:
         if ledger.delivered < hole.first and hole.last <= ledger.last:
-            ledger.lose(hole.first, hole.last, hole.cause)
+            for start, stop in still_there(ledger, hole.first, hole.last):
+                ledger.lose(start, stop, hole.cause)
+            ledger.pass_over(hole.first, hole.last)  # what is delivered behind it does not bring it back
     delivered = min(max(delivered, base.first_seq - 1), ledger.last)
     if delivered > ledger.delivered:
         ledger.deliver(delivered)
     ledger.sync(ledger.last)
     ended_by = told.ended_by if told.ended_at in (None, ledger.expected) else ""
     sessions = list(told.sessions.values())
-    return Recovered(ledger, ended_by, max(told.handled, delivered), told.boots, sessions, tail, torn, damaged_lines)
+    # A server may have handled more than was durable here; what is not here cannot be sent again.
+    handled = min(max(told.handled, delivered), ledger.last)
+    breaks = sorted({gap.before_seq for gap in ordered})
+    return Recovered(ledger, ended_by, handled, told.boots, sessions, tail, torn, damaged_lines, breaks, lost)
+
+
+def still_there(ledger: Ledger, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Those of the packets `first` to `last` that are not lost, as ranges; each may be lost before the next is asked
+    for."""
+    while (first := ledger.skip_lost(first)) <= last:
+        stop = first
+        while stop < last and not ledger.is_lost(stop + 1):
+            stop += 1
+        yield first, stop
+        first = stop + 1
 
 
 @dataclass(slots=True)
@@ -148,7 +180,7 @@ def _base(packet_frames: int, base: Segment, gaps: Iterable[GapEntry], lost: Ite
         if entry.last < base.first_seq:
             before[entry.cause] = before.get(entry.cause, 0) + entry.frames
             delivered_frames -= entry.frames
-    return Ledger.resumed(packet_frames, base.first_seq, delivered_frames, before)
+    return Ledger.resumed(packet_frames, base.first_seq, delivered_frames, before, base.offset)
 
 
 def _fill(ledger: Ledger, gaps: Sequence[GapEntry], tail: Tail) -> None:
@@ -167,15 +199,14 @@ def _fill(ledger: Ledger, gaps: Sequence[GapEntry], tail: Tail) -> None:
 
 
 def with_found_gaps(
-    entries: Iterable[Entry], records: Iterable[tuple[int, int, int]], packet_frames: int
+    entries: Sequence[Entry], records: Iterable[tuple[int, int, int]], packet_frames: int
 ) -> list[Entry]:
     """`entries`, but with the gaps that the audio itself shows: `records` are number, position and frames of each whole
-    record. Where the journal explains a gap it keeps its causes."""
+    record, from any one on. Where the journal explains a gap it keeps its causes."""
     others = [entry for entry in entries if not isinstance(entry, GapEntry)]
     told: dict[int, list[GapEntry]] = {}
-    for entry in entries:
-        if isinstance(entry, GapEntry):
-            told.setdefault(entry.before_seq, []).append(entry)
+    for gap in {(gap.before_seq, gap.cause): gap for gap in entries if isinstance(gap, GapEntry)}.values():
+        told.setdefault(gap.before_seq, []).append(gap)
     gaps: list[Entry] = []
     last: tuple[int, int] | None = None
     for seq, position, frames in records:
@@ -189,6 +220,7 @@ def with_found_gaps(
             elif position > start:
                 gaps.append(GapEntry(seq, start, position - start, UNEXPLAINED))
         last = seq, position + frames
+    gaps += [gap for before, known in told.items() if last is None or before > last[0] for gap in known]
     return others + gaps
 
 

@@ -156,7 +156,9 @@ class Store:
             return None  # a new session of the recording takes over there
         alive_at = max(session.boot_s, found.tail.alive_us / 1e6) if is_same_boot else 0.0
         is_same = is_same_boot and session.boot == found.tail.boot
-        return Resume(session.session_id, session.server, session.first_seq, found.handled, alive_at, is_same)
+        first, handled = session.first_seq, found.handled
+        shorts, passed = found.shorts(first, handled), found.lost(first, handled)
+        return Resume(session.session_id, session.server, first, handled, alive_at, is_same, shorts, passed)
 
     # --- a full card -----------------------------------------------------------------------------------------------
 
