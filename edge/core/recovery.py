@@ -52,6 +52,7 @@ class Recovered:
     boots     what is known of the clock of each boot that it was recorded in
     torn      records that were begun and not whole; `damaged_lines` of the journal likewise
     breaks    the packets that have a gap before them, in order; `holes` what was given up, or could not be read
+    missing   those of the holes that the journal does not know of yet
     """
 
     ledger: Ledger
@@ -64,6 +65,7 @@ class Recovered:
     damaged_lines: int
     breaks: list[int] = field(default_factory=list)
     holes: list[LostEntry] = field(default_factory=list)
+    missing: list[LostEntry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def shorts(self, first: int, last: int) -> int:
@@ -83,13 +85,18 @@ def rebuild(
     tail: Tail,
     torn: int = 0,
     damaged_lines: int = 0,
+    *,
+    is_start_missing: bool = False,
 ) -> Recovered:
-    """The account that manifest, journal and segments tell together. Raises ValueError where they contradict each
-    other."""
+    """The account that manifest, journal and segments tell together. `is_start_missing`: before the first segment there
+    was one that cannot be read. Raises ValueError where they contradict each other."""
     told = _Told(tail.delivered, tail.handled, meta.ended_by)
     for entry in entries:
         told.hear(entry)
     delivered = tail.last_seq if meta.state is CardState.DELIVERED else told.delivered
+    missing_to = segments[0].first_seq - 1 if is_start_missing else 0
+    if is_start_missing:
+        segments = [Segment(1, 0, 0), *segments]
     base = segments[0] if segments else Segment(tail.last_seq + 1, tail.end_position, tail.end_position)
     ordered = sorted(told.gaps.values(), key=lambda gap: (gap.before_seq, gap.position))
     lost = list(told.lost.values())
@@ -108,9 +115,9 @@ def rebuild(
             raise ValueError("a segment does not begin where the journal says")
     for hole in lost:
         if ledger.delivered < hole.first and hole.last <= ledger.last:
-            for start, stop in still_there(ledger, hole.first, hole.last):
-                ledger.lose(start, stop, hole.cause)
+            lose(ledger, hole.first, hole.last, hole.cause)
             ledger.pass_over(hole.first, hole.last)  # what is delivered behind it does not bring it back
+    missing = lose(ledger, delivered + 1, missing_to, DAMAGED)
     delivered = min(max(delivered, base.first_seq - 1), ledger.last)
     if delivered > ledger.delivered:
         ledger.deliver(delivered)
@@ -120,7 +127,18 @@ def rebuild(
     # A server may have handled more than was durable here; what is not here cannot be sent again.
     handled = min(max(told.handled, delivered), ledger.last)
     breaks = sorted({gap.before_seq for gap in ordered})
-    return Recovered(ledger, ended_by, handled, told.boots, sessions, tail, torn, damaged_lines, breaks, lost)
+    holes = [*lost, *missing]
+    return Recovered(ledger, ended_by, handled, told.boots, sessions, tail, torn, damaged_lines, breaks, holes, missing)
+
+
+def lose(ledger: Ledger, first: int, last: int, cause: str) -> list[LostEntry]:
+    """Those of the packets `first` to `last` that are not lost yet can never be sent any more; what is to be noted."""
+    noted = []
+    for start, stop in still_there(ledger, first, last):
+        before = ledger.lost.get(cause, 0)
+        ledger.lose(start, stop, cause)
+        noted.append(LostEntry(start, stop, ledger.lost[cause] - before, cause))
+    return noted
 
 
 def still_there(ledger: Ledger, first: int, last: int) -> Iterator[tuple[int, int]]:

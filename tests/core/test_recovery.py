@@ -102,6 +102,7 @@ class Made:
         self.writes.append(Write(MarkEntry(self.delivered, self.delivered)))
 
     def lose(self, first: int, last: int, cause: str) -> None:
+        last = min(last, -(-max(first, self.delivered + 1) // self.capacity) * self.capacity)  # one segment at a time
         todo = list(range(max(first, self.delivered + 1), min(last, self.queued) + 1))
         if todo and not self.lost.intersection(todo):
             self.lost.update(todo)
@@ -347,6 +348,29 @@ def test_what_moved_the_cuts_of_a_session_is_known() -> None:
         0,
     ]
     assert [recovered.lost(1, 6), recovered.lost(3, 5), recovered.lost(3, 4)] == [((2, 2), (5, 6)), ((5, 5),), ()]
+
+
+def test_what_was_in_a_segment_that_lost_its_header_is_lost_but_for_what_was_delivered() -> None:
+    made = Made(3)
+    made.capture(P)
+    made.gap(5, "xrun")
+    made.capture(6 * P)
+    made.write()
+    made.lose(3, 3, DAMAGED)
+    made.deliver(1)
+    found = Found.after(made, 99)
+    assert [segment.first_seq for segment in found.segments] == [1, 4, 7]
+    recovered = rebuild(meta(P), found.entries, found.segments[1:], found.tail, is_start_missing=True)
+    assert recovered.missing == [LostEntry(2, 2, P, DAMAGED)]
+    assert recovered.ledger.lost == {"xrun": 5, DAMAGED: 2 * P}
+    assert (recovered.ledger.delivered, recovered.ledger.kept_frames) == (1, 4 * P)
+    again = rebuild(
+        meta(P), [*found.entries, *recovered.missing], found.segments[1:], found.tail, is_start_missing=True
+    )
+    assert again.missing == []
+    assert again.ledger.lost == recovered.ledger.lost
+    freed = rebuild(meta(P), [*found.entries, *recovered.missing], found.segments[2:], found.tail)
+    assert freed.ledger.lost == recovered.ledger.lost
 
 
 def test_losses_that_overlap_count_once() -> None:

@@ -140,7 +140,7 @@ def test_a_restored_session_never_takes_for_cut_what_may_not_be(
         start = max(1, handled - until % 20)  # some of what was handled comes twice
         received += [seq for seq in range(start, handled + until + 1) if seq not in lost]
         handled = max([handled, *received])
-    ranges = []
+    ranges: list[tuple[int, int]] = []
     for seq in sorted(lost):
         if ranges and ranges[-1][1] == seq - 1:
             ranges[-1] = (ranges[-1][0], seq)
