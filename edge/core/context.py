@@ -77,7 +77,13 @@ def restore(resume: Resume, ledger: Ledger, policy: Policy) -> Server | None:
         # Without audio in it nobody knows whether it has heard `init`, which must not come twice: then a new one.
         return Server(resume.session_id, init_confirmed=True) if has_begun else None
     delivery = PlainDelivery.restored(
-        resume.first_seq, policy.cuts, resume.alive_at, delivered=ledger.delivered, handled=resume.handled
+        resume.first_seq,
+        policy.cuts,
+        resume.alive_at,
+        delivered=ledger.delivered,
+        handled=resume.handled,
+        shorts=resume.shorts,
+        passed=resume.passed,
     )
     return Server(resume.session_id, delivery, 1, has_begun, is_stopped=not resume.is_same_boot)
 
