@@ -202,7 +202,9 @@ def _base(
     if unexplained:
         before[UNEXPLAINED] = before.get(UNEXPLAINED, 0) + unexplained
     delivered_frames = base.offset
-    missing = (base.first_seq - 1 - delivered) * packet_frames
+    gone = range(delivered + 1, base.first_seq)
+    known = sum(max(0, min(entry.last + 1, gone.stop) - max(entry.first, gone.start)) for entry in lost)
+    missing = (len(gone) - known) * packet_frames
     if missing > 0:  # what is freed was marked as delivered before: this was not
         before[DAMAGED] = before.get(DAMAGED, 0) + missing
         delivered_frames -= missing

@@ -1,4 +1,4 @@
-"""The spool on a real folder: what was durable stays, bit for bit, and what is damaged costs itself and nothing else."""
+"""The spool on a real folder: what was durable stays, bit for bit; what is damaged costs itself and nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from edge.adapters.spool import CardFull, CardRecording, SpoolDirectory, segments
+from edge.adapters.spool import CardFull, CardRecording, SpoolDirectory
 from edge.core.journal import BootEntry, EndEntry, GapEntry, MarkEntry
 from edge.core.manifest import CardState, Manifest
 from edge.core.recovery import DAMAGED, UNEXPLAINED, Recovered
@@ -300,7 +300,7 @@ def test_a_damaged_packet_at_the_end_of_what_was_sealed_is_lost(spool: SpoolDire
     card, found = load(spool)
     assert (found.ledger.last, found.ledger.lost, found.ended_by) == (24, {DAMAGED: P}, "stop")
     assert read(card, 21, 24) == wanted(21, 24)
-    quick, quickly = load(spool, is_quick=True)
+    _, quickly = load(spool, is_quick=True)
     assert quickly.ledger.last == 24
 
 
@@ -349,7 +349,7 @@ def test_a_bad_sector_costs_its_packets_only(spool: SpoolDirectory, monkeypatch:
             raise OSError(errno.EIO, "Input/output error")
         return pread(descriptor, count, place)
 
-    monkeypatch.setattr(segments.os, "pread", failing)
+    monkeypatch.setattr(os, "pread", failing)
     assert read(card, 1, 12) == wanted(1, 12, without=(5,))
 
 

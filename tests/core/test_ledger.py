@@ -413,3 +413,10 @@ def test_the_equation_holds_beside_a_plain_list(steps: list[tuple[str, int]]) ->
     ]
     ledger.deliver(ledger.last)
     assert ledger.ram_frames == 0
+
+
+def test_the_place_in_the_stored_audio_is_the_offset_less_the_first() -> None:
+    ledger = Ledger(10, 1000)
+    ledger.capture(25)
+    assert ledger.start_offset == 1000
+    assert ledger.packet(2).offset - ledger.start_offset == 10
