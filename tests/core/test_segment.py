@@ -145,10 +145,11 @@ def test_each_truncation_of_a_record_is_noticed(frames: int) -> None:
 def test_records_of_an_earlier_life_never_validate(
     old: SegmentHeader, new: SegmentHeader, nonces: list[int], seq: int
 ) -> None:
-    same = {"audio": AUDIO, "packet_frames": 8}
+    old = replace(old, audio=AUDIO, packet_frames=8)
+    new = replace(new, audio=AUDIO, packet_frames=8)
     for before, after in (
-        (replace(old, nonce=nonces[0], **same), replace(new, nonce=nonces[1], **same)),
-        (replace(old, nonce=nonces[0], **same), replace(old, nonce=nonces[1], **same)),
+        (replace(old, nonce=nonces[0]), replace(new, nonce=nonces[1])),
+        (replace(old, nonce=nonces[0]), replace(old, nonce=nonces[1])),
     ):
         record = RecordCodec(before).encode([packet(seq)])
         with pytest.raises(Torn, match="checksum"):
