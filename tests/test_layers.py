@@ -198,7 +198,7 @@ def test_the_checks_see_a_break(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert libraries == ["core.bad:3 imports aiohttp", "adapters.bad:3 imports aiohttp"]
 
 
-@pytest.mark.parametrize("command", ["record", "devices", "check-config"])
+@pytest.mark.parametrize("command", ["record", "devices", "check-config", "spool"])
 def test_a_command_loads_no_library_of_another(command: str) -> None:
     """A recorder that carries a web server and a plotting library costs a Pi tens of megabytes."""
     program = (

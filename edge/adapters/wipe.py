@@ -9,6 +9,14 @@ from pathlib import Path
 _ZEROS = bytes(1 << 20)
 
 
+def wipe(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it. Raises OSError."""
+    if path.is_dir():
+        wipe_folder(path)
+    else:
+        wipe_file(path)
+
+
 def wipe_folder(folder: Path) -> None:
     """Remove `folder` with all that is in it. A cut-off leaves it under a hidden name, for whoever tidies up there.
 

@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from edge.adapters.spool import CardRecording, SegmentFile
+from edge.adapters.spool import CardRecording
+from edge.adapters.spool.segments import SegmentFile
 from edge.core.journal import EndEntry, Entry, GapEntry, LostEntry
 from edge.core.packet import HEADER_BYTES
-from edge.core.recovery import UNEXPLAINED, Recovered
+from edge.core.recovery import DAMAGED, UNEXPLAINED, Recovered
 from edge.core.segment import BLOCK_BYTES, CardPacket, RecordCodec, Torn
 
-DAMAGED = "card"
 FREED = "given back"  # delivered, and its room used again while we read
 _BATCH = 64
 

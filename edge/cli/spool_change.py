@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edge.adapters.spool import CardRecording, SpoolDirectory
-from edge.adapters.wipe import wipe_file, wipe_folder
+from edge.adapters.wipe import wipe
 from edge.cli import spool_find
 from edge.core.journal import EndEntry, GapEntry, LostEntry
 from edge.core.manifest import CardState
-from edge.core.recovery import Recovered
+from edge.core.recovery import DAMAGED, Recovered
 from edge.core.segment import BLOCK_BYTES, Torn, decode_segment
 from edge.errors import ConfigError, UnreadableError
 
@@ -72,7 +72,7 @@ def _refuse(card: CardRecording, found: Recovered) -> None:
         raise _not_whole(meta.recording_id, "its beginning was given back after delivery")
     if any(isinstance(entry, LostEntry) for entry in card.entries()):
         raise _not_whole(meta.recording_id, "some of it was given up")
-    if not found.ended_by:
+    if DAMAGED in found.ledger.lost:
         raise _not_whole(meta.recording_id, "its end is missing")
 
 
@@ -112,10 +112,12 @@ class Doomed:
 
 def doomed(spool: SpoolDirectory, text: str) -> Doomed:
     """The recording whose id begins with `text`, damaged ones included. Raises ConfigError."""
-    aside = [path for path, _ in spool_find.quarantined(spool)]
-    folder = spool_find.find(text, spool_find.folders(spool) + aside)
-    if folder in aside:
-        return Doomed(folder, None)
+    everything = spool_find.folders(spool)
+    try:
+        folder = spool_find.find(text, everything)
+    except ConfigError:
+        aside = spool_find.find(text, [path for path, _ in spool_find.quarantined(spool)] or everything)
+        return Doomed(aside, None)
     try:
         card, found = spool.load(folder)
     except UnreadableError:
@@ -126,16 +128,21 @@ def doomed(spool: SpoolDirectory, text: str) -> Doomed:
 
 
 def purge(spool: SpoolDirectory, folder: Path) -> int:
-    """Overwrite and remove `folder`, and what the pool still holds of that recording; returns the bytes overwritten.
-    Raises ConfigError."""
+    """Overwrite and remove `folder`, and what pool and quarantine still hold of that recording; returns the bytes
+    overwritten. Raises ConfigError."""
     try:
         size = spool_find.size_bytes(folder)
-        wipe_folder(folder)
+        wipe(folder)
         spool_find.reason_file(folder).unlink(missing_ok=True)
         for path in sorted((spool.path / "pool").glob("*")):
             if _is_of(path, folder.name):
-                size += path.stat().st_size
-                wipe_file(path)
+                size += spool_find.size_bytes(path)
+                wipe(path)
+        for path, _ in spool_find.quarantined(spool):
+            if path.name.startswith(f"{folder.name}-"):
+                size += spool_find.size_bytes(path)
+                wipe(path)
+                spool_find.reason_file(path).unlink(missing_ok=True)
     except OSError as error:
         why = error.strerror or str(error)
         raise ConfigError(f"{folder.name} cannot be removed wholly ({why})", "some of it may still be there") from None

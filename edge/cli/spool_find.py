@@ -115,9 +115,9 @@ def is_in_use(path: Path) -> bool:
 
 
 def size_bytes(folder: Path) -> int:
-    """What `folder` takes of the card."""
+    """What `folder`, or a single file, takes of the card."""
     total = 0
-    for path in folder.rglob("*"):
+    for path in (folder, *folder.rglob("*")):
         try:
             total += path.lstat().st_blocks * 512
         except OSError:

@@ -101,7 +101,13 @@ def rebuild(
     ordered = sorted(told.gaps.values(), key=lambda gap: (gap.before_seq, gap.position))
     lost = list(told.lost.values())
     first = base.first_seq if segments else 0
-    ledger = _base(meta.packet_frames, base, [gap for gap in ordered if gap.before_seq <= first], lost)
+    here = [
+        gap for gap in ordered if gap.before_seq == first
+    ]  # delivered with the packet behind them, so maybe not yet
+    start = Segment(base.first_seq, base.position - sum(gap.frames for gap in here), base.offset)
+    ledger = _base(meta.packet_frames, start, delivered, [gap for gap in ordered if gap.before_seq < first], lost)
+    for gap in here:
+        ledger.gap(gap.frames, gap.cause)
     _fill(ledger, [gap for gap in ordered if gap.before_seq > first], tail)
     if meta.has_audio and meta.state is not CardState.RECORDING:  # it was whole when it was sealed
         ledger.gap(max(0, (told.ended_at or 0) - ledger.expected), DAMAGED)
@@ -118,7 +124,7 @@ def rebuild(
     for hole in lost:
         if ledger.delivered < hole.first and hole.last <= ledger.last:
             lose(ledger, hole.first, hole.last, hole.cause)
-            ledger.pass_over(hole.first, hole.last)  # what is delivered behind it does not bring it back
+            ledger.pass_over(hole.first, hole.last)  # whether one had gone out before, and arrived, nobody wrote down
     missing = lose(ledger, delivered + 1, missing_to, DAMAGED)
     delivered = min(max(delivered, base.first_seq - 1), ledger.last)
     if delivered > ledger.delivered:
@@ -185,7 +191,9 @@ class _Told:
                 self.ended_by, self.ended_at = self.ended_by or entry.by, entry.position
 
 
-def _base(packet_frames: int, base: Segment, gaps: Iterable[GapEntry], lost: Iterable[LostEntry]) -> Ledger:
+def _base(
+    packet_frames: int, base: Segment, delivered: int, gaps: Iterable[GapEntry], lost: Iterable[LostEntry]
+) -> Ledger:
     """The account up to the first segment that is still there; what was before it is delivered or lost."""
     before: dict[str, int] = {}
     for gap in gaps:
@@ -196,6 +204,10 @@ def _base(packet_frames: int, base: Segment, gaps: Iterable[GapEntry], lost: Ite
     if unexplained:
         before[UNEXPLAINED] = before.get(UNEXPLAINED, 0) + unexplained
     delivered_frames = base.offset
+    missing = (base.first_seq - 1 - delivered) * packet_frames
+    if missing > 0:  # what is freed was marked as delivered before: this was not
+        before[DAMAGED] = before.get(DAMAGED, 0) + missing
+        delivered_frames -= missing
     for entry in lost:
         if entry.last < base.first_seq:
             before[entry.cause] = before.get(entry.cause, 0) + entry.frames

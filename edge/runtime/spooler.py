@@ -243,7 +243,7 @@ class Spooler:
                 last = item.packet.seq
         if not held.unsynced:
             self._mark(held, card)
-            card.free(held.recording.ledger.delivered if not held.is_kept else 0)
+            self._free(held, card)
             return
         card.note(entries)
         if packets:
@@ -253,8 +253,7 @@ class Spooler:
         if last > held.durable:
             held.durable = last
             self._call(lambda: held.on_durable(last))
-        if not held.is_kept:
-            card.free(held.recording.ledger.delivered)
+        self._free(held, card)
         self._look_at_room(held)
 
     def _packet(self, held: Held, due: Due) -> CardPacket | None:
@@ -274,6 +273,15 @@ class Spooler:
             card.note([MarkEntry(delivered, max(delivered, held.recording.handled))])
             card.sync()
             held.marked, held.marked_at = delivered, now
+
+    def _free(self, held: Held, card: Card) -> None:
+        """Segments that are delivered go, once it is durable that they are: else one that is missing could not be told
+        from one that was freed."""
+        delivered, oldest = held.recording.ledger.delivered, card.oldest()
+        if not held.is_kept and oldest is not None and oldest[1] <= delivered:
+            card.note([MarkEntry(delivered, max(delivered, held.recording.handled))])
+            card.sync()
+            card.free(delivered)
 
     def _milestones(self, held: Held, card: Card, ended_by: str, delivered_utc_s: float | None) -> None:
         if ended_by and card.manifest.state is CardState.RECORDING:

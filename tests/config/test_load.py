@@ -98,10 +98,10 @@ def test_all_errors_come_at_once_each_with_key_value_and_rule(tmp_path: Path) ->
         """,
     )
     assert problems == [
-        "stray = ***: no such key; the nearest one is audio.rate",
+        "stray = ***: no such key; the nearest one is spool.sync_interval",
         "panel: must be a table: write [panel] on a line of its own",
         "conection.grace_window = 5: no such key; the nearest one is connection.grace_window",
-        'server.url = "ftp://host": must be http(s)://HOST[:PORT] and nothing behind it; http only to this machine',
+        f'server.url = "ftp://host": must be {KEYS["server.url"].setting.rule.text}',
         'server.agent = "": must be 1 to 200 characters',
         'server.allow_insecure = "yes": must be true or false',
         "audio.rat = 16000: no such key; the nearest one is audio.rate",
@@ -186,7 +186,7 @@ def test_urls_that_are_accepted(url: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "", "host", "host:80", "//host", "http://", "https://", "https:///x", "https:host", "ftp://host", "ws://host",
+        " ", "host", "host:80", "//host", "http://", "https://", "https:///x", "https:host", "ftp://host", "ws://host",
         "wss://host:1/x", "https://host/path", "https://host?x", "https://host#x", "https://host?", "https://host#",
         "https://host:0", "https://host:65536", "https://host:x", "https://host:-1", "https://[::1", "https://[zz]",
         "https://ho st", "https://ho\tst", "https://host\n", " https://host", "https://müller.example", "https://-a-",
@@ -346,6 +346,8 @@ def test_a_token_file_lies_beside_the_configuration_file(tmp_path: Path, monkeyp
 def test_notes() -> None:
     assert any("server.url is not set" in note for note in load().notes)
     assert load(overrides={"server.url": "https://host"}).notes == ()
+    (none,) = load(overrides={"server.url": "", "buffer.ring_seconds": 20}).notes
+    assert "everything is kept on the card" in none
     small = load(overrides={"server.url": "https://host", "buffer.ring_seconds": 20}).notes
     assert len(small) == 1
     assert "buffer.ring_seconds below 75" in small[0]
@@ -415,3 +417,10 @@ def test_config_errors_are_one_line_and_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         text(tmp_path, "[audio]\nrate = 1\nchannels = 0\n")
     assert str(caught.value).startswith("2 errors in the configuration: audio.rate = 1: ")
+
+
+def test_without_a_server_the_card_has_to_take_it() -> None:
+    assert load(overrides={"server.url": ""}).config.server.url == ""
+    with pytest.raises(ConfigErrors) as caught:
+        load(overrides={"server.url": "", "spool.mode": "ram"})
+    assert [problem.key for problem in caught.value.problems] == ["spool.mode"]

@@ -209,9 +209,11 @@ class TestSabotage:
         thinned = withholding(wire, AUDIO, 7)
         assert thinned(6) == wire(6)
         assert thinned(8) == wire(8)
-        header = decode_header(thinned(7))  # which the receiver accepts
+        thin = thinned(7)
+        assert thin is not None
+        header = decode_header(thin)  # which the receiver accepts
         assert (header.seq, header.frames, header.captured_unix_ms) == (7, 1, 7000.0)
-        assert thinned(7)[HEADER_BYTES:] == wire(7)[HEADER_BYTES:][:2]
+        assert thin[HEADER_BYTES:] == wire(7)[HEADER_BYTES:][:2]
 
 
 class TestStory:

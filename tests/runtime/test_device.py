@@ -11,7 +11,7 @@ import pytest
 
 from edge.core.policy import Policy
 from edge.errors import ConfigError, InternalError, MicrophoneError, UnreadableError
-from edge.runtime import capture, device
+from edge.runtime import capture
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.courier import AFTER_BUG_S
 from edge.runtime.device import Device

@@ -16,7 +16,7 @@ from edge.errors import EdgeError, InternalError, ServerRefused, Unreachable
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.ports import JsonObject
 from edge.runtime.uplink import PROBE_S, RetryPolicy
-from tests.runtime.fakes import PACKET, FakeClock, FakeServer, FakeSocket, Feed, Line, joined, now, simulate
+from tests.runtime.fakes import PACKET, FakeClock, FakeServer, FakeSocket, Feed, Line, joined, now, simulate, wire
 
 
 def deliver(line: Line, feed: Feed) -> asyncio.Task[None]:
@@ -489,7 +489,7 @@ def test_acknowledged_while_still_queued_a_packet_is_not_sent_again() -> None:
             server.room = asyncio.Event()
             stored = server.stored["r"]
             for number in range(len(stored) + 1, 10):
-                packet = feed.recording.wire(number)
+                packet = wire(feed.recording, number)
                 stored.append((number, packet[32:]))
             socket.tell({"type": "ack", "seq": 9})
 

@@ -229,8 +229,11 @@ class CardRecording:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def entries(self) -> list[journal.Entry]:
-        """Its journal; what is damaged there is left out."""
-        return journal.decode((self.folder / JOURNAL).read_bytes())[0]
+        """Its journal; what is damaged or gone of it is left out."""
+        try:
+            return journal.decode((self.folder / JOURNAL).read_bytes())[0]
+        except FileNotFoundError:
+            return []
 
     def read(self, first: int, last: int) -> Iterator[tuple[int, CardPacket | None]]:
         """The packets `first` to `last` with their numbers; None where one cannot be read or is damaged."""
