@@ -16,6 +16,7 @@ import pytest
 from edge.adapters.spool import CardFull, CardRecording, SpoolDirectory
 from edge.core.journal import BootEntry, EndEntry, GapEntry, MarkEntry
 from edge.core.manifest import CardState, Manifest
+from edge.core.packet import encode_header
 from edge.core.recovery import DAMAGED, UNEXPLAINED, Recovered
 from edge.core.segment import BLOCK_BYTES, CardPacket, record_bytes
 from edge.errors import UnreadableError
@@ -192,6 +193,18 @@ def test_a_segment_of_which_nothing_was_durable_is_none(spool: SpoolDirectory) -
     loaded, found = load(spool)
     assert found.ledger.last == 10
     assert len(loaded.segments) == 1
+
+
+def test_a_file_of_its_own_that_was_taken_again_and_not_begun_is_passed_over(spool: SpoolDirectory) -> None:
+    """What is freed is used again by the same recording; until its header is written it still has the old one."""
+    card = begun(spool)
+    write(card, 1, 25)
+    first = card.segments[0].path.read_bytes()
+    card.free(10)
+    (card.folder / "000003.seg").write_bytes(first)
+    loaded, found = load(spool)
+    assert (found.ledger.delivered, found.ledger.last) == (10, 25)
+    assert read(loaded, 11, 25) == wanted(11, 25)
 
 
 @pytest.mark.parametrize("header", [bytes(BLOCK_BYTES), None])
@@ -563,7 +576,7 @@ def day_of(spool: SpoolDirectory, hours: int) -> Manifest:
 
     def records(first: int, stop: int) -> Iterator[CardPacket]:
         for seq in range(first, stop):
-            wire = segments_wire(seq, frames) + payload
+            wire = encode_header(seq, 1.0e12, frames, AUDIO) + payload
             yield CardPacket(wire, (seq - 1) * frames, seq * 100_000)
 
     first = 1
@@ -578,12 +591,6 @@ def day_of(spool: SpoolDirectory, hours: int) -> Manifest:
         first = stop
     card.close()
     return card.manifest
-
-
-def segments_wire(seq: int, frames: int) -> bytes:
-    from edge.core.packet import encode_header
-
-    return encode_header(seq, 1.0e12, frames, AUDIO)
 
 
 def test_a_day_of_audio_opens_quickly_and_in_little_memory(tmp_path: Path) -> None:
