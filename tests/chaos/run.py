@@ -20,7 +20,7 @@ from tests.campaign.bounds import Incident
 from tests.campaign.run import carry_out
 from tests.campaign.stage import ROOT, Settings, Stage, last_json
 from tests.chaos import schedule
-from tests.chaos.schedule import GRACE_S, Schedule
+from tests.chaos.schedule import GRACE_S, Kill, Schedule
 from tests.chaos.world import Log, World
 from tests.rig.process import Child, ChildError
 
@@ -172,6 +172,13 @@ class Run:
     async def _until(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, (at_s - self.world.now_s()) / self.plan.pace))
 
+    async def _until_kill(self, kill: Kill, recorder: Child) -> None:
+        await self._until(kill.at)
+        if kill.lead_s is not None:
+            while not _is_recording(recorder):
+                await asyncio.sleep(0.02)  # no event tells it, and nothing hangs on the moment
+            await asyncio.sleep(kill.lead_s / self.plan.pace)
+
     async def _faults(self, zero: float) -> None:
         incidents: list[Incident] = []
         pace = self.plan.pace
@@ -186,7 +193,7 @@ class Run:
         recorder = await self._start()
         while not self._over.is_set():
             kill = self._kills[0] if self._kills else None
-            due = None if kill is None else asyncio.create_task(self._until(kill.at))
+            due = None if kill is None else asyncio.create_task(self._until_kill(kill, recorder))
             ended = asyncio.create_task(recorder.wait(1e6))
             over = asyncio.create_task(self._over.wait())
             waits = [task for task in (due, ended, over) if task is not None]
@@ -226,8 +233,8 @@ class Run:
 
     async def _finish(self, recorder: Child) -> None:
         room_s = MUTANT_DRAIN_ROOM_S if self.plan.mutant else DRAIN_ROOM_S
-        while recorder.returncode is None and not any(" recording " in line for line in recorder.stderr):
-            await asyncio.sleep(0.05)  # a recorder that has just been started again
+        while recorder.returncode is None and not _is_recording(recorder):
+            await asyncio.sleep(0.05)  # it has just been started again
         recorder.signal(signal.SIGINT)
         code = await recorder.wait(room_s)
         if code == 3:
@@ -252,6 +259,10 @@ class Run:
             self.problems.append(f"the recorder's account is not balanced: {account}")
         elif account["pending"] or set(lost) - {"microphone"}:
             self.problems.append(f"the recorder's account: {account}")
+
+
+def _is_recording(recorder: Child) -> bool:
+    return any(" recording " in line and line.endswith("from world") for line in recorder.stderr)
 
 
 async def perform(plan: Plan, folder: Path) -> Result:

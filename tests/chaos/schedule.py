@@ -11,15 +11,20 @@ from tests.chaos.world import BROKEN, FULL, MICROPHONE, ClockStep, Window
 GRACE_S = 30.0
 QUIET_S = 4.0  # at the beginning and at the end, from anything but the network's faults
 _KEPT = 0.45  # of the campaign's network faults: its audio is less often in peace
+_EARLY = 0.1  # of the SIGKILLs come whenever they come, also while the recorder starts
 HALF_HOUR_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """SIGKILL of the recorder at `at`; it is started again `after_s` later."""
+    """SIGKILL of the recorder at `at`; it is started again `after_s` later.
+
+    Not before it has recorded for `lead_s` seconds: a start takes long at ten times the pace. None: no matter.
+    """
 
     at: float
     after_s: float
+    lead_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ def draw(seed: str, seconds: float) -> Schedule:
     number = dice.randrange(1 << 30)
     faults = tuple(fault for fault in network.draw(number, seconds, GRACE_S) if dice.random() < _KEPT)
     last = seconds - QUIET_S
-    kills = tuple(Kill(at, dice.uniform(0.0, 3.0)) for at in _moments(dice, last, 50.0, 12.0))
+    kills = tuple(_kill(dice, at) for at in _moments(dice, last, 50.0, 12.0))
     windows = [Window(MICROPHONE, at, min(last, at + dice.uniform(0.3, 8.0))) for at in _moments(dice, last, 40.0, 10.0)]
     for kind in (FULL, BROKEN):
         windows += [Window(kind, at, min(last, at + dice.uniform(0.5, 12.0))) for at in _moments(dice, last, 70.0, 15.0)]
@@ -66,10 +71,14 @@ def outages_and_kills(seed: str, seconds: float) -> Schedule:
         at += lasts + dice.uniform(2.0, 15.0)
     kills, at = [], dice.uniform(3.0, 12.0)
     while at < seconds - QUIET_S:
-        kills.append(Kill(round(at, 3), dice.uniform(0.0, 1.0)))
+        kills.append(_kill(dice, round(at, 3)))
         at += 8.0 + dice.expovariate(1 / 6.0)
     steps = (ClockStep(0.0, 0.0, trusted=True),)
     return Schedule(tuple(faults), tuple(kills), (), steps, dice.choice([0, 1000]), 60.0)
+
+
+def _kill(dice: random.Random, at: float) -> Kill:
+    return Kill(at, dice.uniform(0.0, 3.0), None if dice.random() < _EARLY else dice.uniform(0.0, 8.0))
 
 
 def _moments(dice: random.Random, last: float, every: float, apart: float) -> list[float]:

@@ -18,7 +18,7 @@ from tests.campaign.audio import Source
 FILE = "world.json"
 MICROPHONE, FULL, BROKEN = "microphone", "ENOSPC", "EIO"
 PERIOD_S = 0.1
-AFTERWARDS_S = 600.0  # sound beyond the planned end, for a run that a busy machine makes late
+AFTERWARDS_S = 240.0  # sound beyond the planned end, for a run that a busy machine makes late
 
 
 @dataclass(frozen=True, slots=True)
