@@ -10,7 +10,7 @@ from edge.adapters import pending
 from edge.adapters.spool import SpoolDirectory
 from edge.core.journal import EndEntry, Entry, GapEntry, MarkEntry, SessionEntry
 from edge.core.ledger import Ledger
-from edge.core.manifest import CardState, Manifest
+from edge.core.manifest import Manifest
 from edge.core.resume import ACKS
 from edge.core.segment import CardPacket
 from edge.errors import EdgeError, UnreadableError
@@ -48,7 +48,7 @@ def _import(found: pending.Kept, spool: SpoolDirectory, device_id: str) -> None:
     entries: list[Entry] = [MarkEntry(ledger.delivered, ledger.delivered), *_gaps(ledger, first)]
     # None of these sessions is gone on with; that there were some says that the server took the settings.
     entries += [SessionEntry(session_id, 1, ACKS, 0, 0.0) for session_id in found.course.session_ids]
-    card = spool.create(meta, entries)
+    card = spool.draft(meta, entries)
     try:
         for start in range(first, ledger.last + 1, _BATCH):
             packets = [ledger.packet(seq) for seq in range(start, min(start + _BATCH, ledger.last + 1))]
@@ -61,34 +61,30 @@ def _import(found: pending.Kept, spool: SpoolDirectory, device_id: str) -> None:
             )
         card.note([EndEntry(ledger.expected, STOP)])
         card.seal(STOP)
+        card.close()
     except (OSError, UnreadableError):
         with contextlib.suppress(OSError):
-            card.remove()  # else it passed for a recording that was cut off
+            card.remove()  # the next one may fit
         raise
-    finally:
-        card.close()
+    spool.publish(card)
 
 
 def _is_there(spool: SpoolDirectory, target: Path) -> bool:
-    """Whether an earlier try got through; what one left that did not goes: its source is still whole."""
+    """Whether an earlier try got through, and was cut off before its source was gone."""
     if not target.exists():
         return False
     try:
-        card, _ = spool.load(target)
+        spool.load(target)
     except UnreadableError as error:
-        spool.set_aside(target, str(error))
-        return False
-    if card.manifest.state is CardState.RECORDING:
-        card.remove()
+        spool.set_aside(target, str(error))  # its source is still whole
         return False
     return True
 
 
 def _gaps(ledger: Ledger, first: int) -> Iterator[GapEntry]:
-    """Where each gap is; what lies before packet `first` in one piece, as only its sum counts there."""
+    """Where each gap is; of those that are delivered only the sum counts, as if they were one in the beginning."""
     ahead = {
-        seq: [gap for gap in ledger.gaps_before(seq) if gap.lost_from is None]
-        for seq in range(first + 1, ledger.last + 2)
+        seq: [gap for gap in ledger.gaps_before(seq) if gap.lost_from is None] for seq in range(first, ledger.last + 2)
     }
     before = dict(ledger.lost)
     for gaps in ahead.values():
@@ -96,7 +92,7 @@ def _gaps(ledger: Ledger, first: int) -> Iterator[GapEntry]:
             before[gap.cause] -= gap.frames
     for cause, frames in before.items():
         if frames:
-            yield GapEntry(first, 0, frames, cause)
+            yield GapEntry(first - 1, 0, frames, cause)
     for seq, gaps in ahead.items():
         end = ledger.packet(seq).position if seq <= ledger.last else ledger.expected
         position = end - sum(gap.frames for gap in gaps)

@@ -1,10 +1,9 @@
-"""Packets that could not be delivered before the process had to end: STATE/pending/RECORDING/.
+"""What the first release could not deliver before its process had to end: STATE/pending/RECORDING/, read only.
 
     recording.json   what is needed to go on: format, gaps, cursors, and the course of the delivery so far
     packets.pcm1     the wire packets from `first_seq` on, one behind the other
 
-A folder appears by a rename once all in it is synced, and goes by a rename before it is emptied: there is no half of
-one.
+A folder goes by a rename before it is emptied: there is no half of one.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,13 @@ from edge.errors import EdgeError, PacketError, UnreadableError
 _VERSION = 1
 _META = "recording.json"
 _PACKETS = "packets.pcm1"
-_NEW, _GONE = ".new", ".gone"
+_GONE = ".gone"
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
     """What the delivery has been so far: `settings` for the server, `session_ids` that it gave, `sent`, the last packet
-    that ever went out (with the ledger's resent frames it makes a later account go on where this one ends)."""
+    that ever went out (with the ledger's resent frames it makes a later account go on where that one ended)."""
 
     settings: dict[str, Any]
     session_ids: tuple[str, ...] = ()
@@ -51,71 +50,8 @@ class Kept:
     folder: Path
 
 
-def keep(
-    pending: Path,
-    recording_id: str,
-    audio: AudioFormat,
-    ledger: Ledger,
-    course: Course,
-    wire: Callable[[int], bytes],
-) -> Path:
-    """Write what `ledger` still owes, durably; returns the folder. Raises OSError: then nothing has appeared."""
-    pending.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh, folder = pending / f".{recording_id}{_NEW}", pending / recording_id
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(mode=0o700)
-    first = ledger.delivered + 1
-    gaps = [gap for seq in range(first, ledger.last + 2) for gap in ledger.gaps_before(seq)]
-    owed: dict[str, int] = {}
-    for gap in gaps:
-        owed[gap.cause] = owed.get(gap.cause, 0) + gap.frames
-    meta = {
-        "version": _VERSION,
-        "recording": recording_id,
-        "rate": audio.rate_hz,
-        "channels": audio.channels,
-        "packet_frames": ledger.packet_frames,
-        "first_seq": first,
-        "delivered_frames": ledger.delivered_frames,
-        "lost": {cause: frames - owed.get(cause, 0) for cause, frames in ledger.lost.items()},
-        "gaps": [[gap.before_seq, gap.frames, gap.cause] for gap in gaps],
-        **_progress(ledger, course),
-    }
-    try:
-        _write(fresh / _PACKETS, (wire(seq) for seq in range(first, ledger.last + 1)))
-        _write(fresh / _META, [json.dumps(meta, indent=1).encode()])
-        _sync(fresh)
-        fresh.rename(folder)
-    except OSError:
-        shutil.rmtree(fresh, ignore_errors=True)  # the next one may fit
-        raise
-    _sync(pending)
-    _sync(pending.parent)
-    return folder
-
-
-def advance(folder: Path, ledger: Ledger, course: Course) -> None:
-    """Remember how far `ledger` has come, so that what is delivered is not sent again."""
-    meta = json.loads((folder / _META).read_bytes()) | _progress(ledger, course)
-    _write(folder / f"{_META}.new", [json.dumps(meta, indent=1).encode()])
-    (folder / f"{_META}.new").replace(folder / _META)
-    _sync(folder)
-
-
-def _progress(ledger: Ledger, course: Course) -> dict[str, Any]:
-    """The part of the description that changes from run to run."""
-    return {
-        "settings": course.settings,
-        "delivered": ledger.delivered,
-        "sent": course.sent,
-        "resent": ledger.resent_frames,
-        "sessions": list(course.session_ids),
-        "reconnects": course.reconnects,
-    }
-
-
 def drop(folder: Path) -> None:
-    """All of it is delivered. Raises OSError."""
+    """Nothing of it is needed here any more. Raises OSError."""
     gone = folder.with_name(f".{folder.name}{_GONE}")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
@@ -241,14 +177,6 @@ def _packets(path: Path, audio: AudioFormat, first_seq: int) -> Iterator[int]:
                 raise PacketError(f"packet {header.seq} stands where {seq} belongs")
             yield header.frames
             seq += 1
-
-
-def _write(path: Path, parts: Iterable[bytes]) -> None:
-    with path.open("wb") as file:
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:

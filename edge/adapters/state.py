@@ -1,4 +1,4 @@
-"""The state directory: one owner, the device's id, and packets kept for later (DESIGN.md, decisions 6 and 10)."""
+"""The state directory: one owner, the device's id, and where recordings are (DESIGN.md, decisions 6 and 10)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class StateDirectory:
 
     @property
     def pending(self) -> Path:
-        """Where undelivered packets are kept."""
+        """Where the first release kept undelivered packets."""
         return self.path / "pending"
 
     @property

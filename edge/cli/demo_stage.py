@@ -93,6 +93,8 @@ class Stage:
             stack.push_async_callback(self._app.server.close)
             stack.callback(self._pins.close)
             stack.callback(self._panel.close)
+            # Before its folder goes: the thread that writes there.
+            stack.push_async_callback(self._app.store.spooler.close, _END_S)
             stack.push_async_callback(self._end)
             await self.proxy.mend()
             self._task(self.device.run())

@@ -67,17 +67,24 @@ class Server:
     told_clock: Anchor | None = None  # by what it knows the packets that it got to be stamped
 
 
-def restore(resume: Resume, ledger: Ledger, policy: Policy) -> Server:
+def restore(resume: Resume, ledger: Ledger, policy: Policy) -> Server | None:
     """The session that an earlier process had at the server.
 
     One of an earlier boot is flushed, not trusted: how long its grace has run nobody knows.
     """
-    if resume.server not in (PLAIN, UNKNOWN):
-        return Server(resume.session_id)
-    delivery = PlainDelivery.restored(
-        resume.first_seq, policy.cuts, resume.alive_at, delivered=ledger.delivered, handled=resume.handled
-    )
     has_begun = resume.handled >= resume.first_seq
+    if resume.server not in (PLAIN, UNKNOWN):
+        # Without audio in it nobody knows whether it has heard `init`, which must not come twice: then a new one.
+        return Server(resume.session_id, init_confirmed=True) if has_begun else None
+    delivery = PlainDelivery.restored(
+        resume.first_seq,
+        policy.cuts,
+        resume.alive_at,
+        delivered=ledger.delivered,
+        handled=resume.handled,
+        shorts=resume.shorts,
+        passed=resume.passed,
+    )
     return Server(resume.session_id, delivery, 1, has_begun, is_stopped=not resume.is_same_boot)
 
 

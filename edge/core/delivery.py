@@ -8,6 +8,7 @@ the recording and offer the session the same face, so that it need not ask which
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge.core.cuts import CutModel
@@ -80,10 +81,21 @@ class PlainDelivery:
         self._barriers = _Barriers()
 
     @classmethod
-    def restored(cls, first: int, cuts: CutModel, alive_at: float, *, delivered: int, handled: int) -> PlainDelivery:
+    def restored(
+        cls,
+        first: int,
+        cuts: CutModel,
+        alive_at: float,
+        *,
+        delivered: int,
+        handled: int,
+        shorts: int = 0,
+        passed: Sequence[tuple[int, int]] = (),
+    ) -> PlainDelivery:
         """A session that an earlier process had opened, and last saw alive at `alive_at`.
 
-        All that is not `delivered` may have been sent any number of times, and only what is `handled` surely was.
+        All that is not `delivered` may have been sent any number of times, and only what is `handled` surely was;
+        `shorts` of it at most were short, and the holes `passed` at most were left out.
         """
         session = cls(first, cuts, alive_at)
         session.sockets = 1  # so the next one is not the first, and has to prove itself
@@ -91,6 +103,8 @@ class PlainDelivery:
         session.sent = session.resume = max(delivered, handled)
         session._hearsay = Poll(delivered, delivered)
         session._paced = delivered
+        session._shorts = shorts
+        session._passed = [(start, min(stop, session.sent)) for start, stop in passed if start <= session.sent]
         session._repeats = cuts.window + cuts.interval  # more make no difference (CutModel.surely_cut)
         return session
 

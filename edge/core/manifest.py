@@ -95,7 +95,7 @@ def decode(data: bytes) -> Manifest:
             str(value["ended_by"]),
             float(value["delivered_utc_s"]),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"a key is missing or of the wrong kind ({error})") from None
     if min(audio.rate_hz, audio.channels) < 1 or not 0 < manifest.packet_frames <= MAX_PACKET_FRAMES:
         raise ValueError("a number in it makes no sense")

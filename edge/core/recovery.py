@@ -5,7 +5,7 @@ The account of a recording that was cut off closes at its last whole record: not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from edge.core.journal import BootEntry, EndEntry, Entry, GapEntry, LostEntry, MarkEntry, SessionEntry
@@ -51,6 +51,8 @@ class Recovered:
     ended_by  "" where nothing says how it ended: it was cut off
     boots     what is known of the clock of each boot that it was recorded in
     torn      records that were begun and not whole; `damaged_lines` of the journal likewise
+    breaks    the packets that have a gap before them, in order; `holes` what was given up, or could not be read
+    missing   those of the holes that the journal does not know of yet
     """
 
     ledger: Ledger
@@ -61,7 +63,19 @@ class Recovered:
     tail: Tail
     torn: int
     damaged_lines: int
+    breaks: list[int] = field(default_factory=list)
+    holes: list[LostEntry] = field(default_factory=list)
+    missing: list[LostEntry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def shorts(self, first: int, last: int) -> int:
+        """How many of the packets `first` to `last` may be short: those before a gap, and the recording's last."""
+        return sum(first < before <= last + 1 for before in self.breaks) + (last == self.ledger.last)
+
+    def lost(self, first: int, last: int) -> tuple[tuple[int, int], ...]:
+        """Those of the packets `first` to `last` that are lost, as ranges."""
+        found = [(max(first, hole.first), min(last, hole.last)) for hole in self.holes]
+        return tuple(sorted((start, stop) for start, stop in found if start <= stop))
 
 
 def rebuild(
@@ -71,18 +85,29 @@ def rebuild(
     tail: Tail,
     torn: int = 0,
     damaged_lines: int = 0,
+    *,
+    is_start_missing: bool = False,
 ) -> Recovered:
-    """The account that manifest, journal and segments tell together. Raises ValueError where they contradict each
-    other."""
+    """The account that manifest, journal and segments tell together. `is_start_missing`: before the first segment there
+    was one that cannot be read. Raises ValueError where they contradict each other."""
     told = _Told(tail.delivered, tail.handled, meta.ended_by)
     for entry in entries:
         told.hear(entry)
     delivered = tail.last_seq if meta.state is CardState.DELIVERED else told.delivered
+    missing_to = segments[0].first_seq - 1 if is_start_missing else 0
+    if is_start_missing:
+        segments = [Segment(1, 0, 0), *segments]
     base = segments[0] if segments else Segment(tail.last_seq + 1, tail.end_position, tail.end_position)
     ordered = sorted(told.gaps.values(), key=lambda gap: (gap.before_seq, gap.position))
     lost = list(told.lost.values())
     first = base.first_seq if segments else 0
-    ledger = _base(meta.packet_frames, base, [gap for gap in ordered if gap.before_seq <= first], lost)
+    here = [
+        gap for gap in ordered if gap.before_seq == first
+    ]  # delivered with the packet behind them, so maybe not yet
+    start = Segment(base.first_seq, base.position - sum(gap.frames for gap in here), base.offset)
+    ledger = _base(meta.packet_frames, start, delivered, [gap for gap in ordered if gap.before_seq < first], lost)
+    for gap in here:
+        ledger.gap(gap.frames, gap.cause)
     _fill(ledger, [gap for gap in ordered if gap.before_seq > first], tail)
     if meta.has_audio and meta.state is not CardState.RECORDING:  # it was whole when it was sealed
         ledger.gap(max(0, (told.ended_at or 0) - ledger.expected), DAMAGED)
@@ -90,16 +115,47 @@ def rebuild(
     ledger.is_cut = meta.state is CardState.RECORDING
     if segments and ledger.last != tail.last_seq:
         raise ValueError("its packets and its gaps do not fit together")
+    for segment in segments:
+        packet = ledger.packet(segment.first_seq)
+        if (packet.position, packet.offset) != (segment.position, segment.offset):
+            raise ValueError("a segment does not begin where the journal says")
     for hole in lost:
         if ledger.delivered < hole.first and hole.last <= ledger.last:
-            ledger.lose(hole.first, hole.last, hole.cause)
+            lose(ledger, hole.first, hole.last, hole.cause)
+            ledger.pass_over(hole.first, hole.last)  # whether one had gone out before, and arrived, nobody wrote down
+    missing = lose(ledger, delivered + 1, missing_to, DAMAGED)
     delivered = min(max(delivered, base.first_seq - 1), ledger.last)
     if delivered > ledger.delivered:
         ledger.deliver(delivered)
     ledger.sync(ledger.last)
     ended_by = told.ended_by if told.ended_at in (None, ledger.expected) else ""
     sessions = list(told.sessions.values())
-    return Recovered(ledger, ended_by, max(told.handled, delivered), told.boots, sessions, tail, torn, damaged_lines)
+    # A server may have handled more than was durable here; what is not here cannot be sent again.
+    handled = min(max(told.handled, delivered), ledger.last)
+    breaks = sorted({gap.before_seq for gap in ordered})
+    holes = [*lost, *missing]
+    return Recovered(ledger, ended_by, handled, told.boots, sessions, tail, torn, damaged_lines, breaks, holes, missing)
+
+
+def lose(ledger: Ledger, first: int, last: int, cause: str) -> list[LostEntry]:
+    """Those of the packets `first` to `last` that are not lost yet can never be sent any more; what is to be noted."""
+    noted = []
+    for start, stop in still_there(ledger, first, last):
+        before = ledger.lost.get(cause, 0)
+        ledger.lose(start, stop, cause)
+        noted.append(LostEntry(start, stop, ledger.lost[cause] - before, cause))
+    return noted
+
+
+def still_there(ledger: Ledger, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Those of the packets `first` to `last` that are not lost, as ranges; each may be lost before the next is asked
+    for."""
+    while (first := ledger.skip_lost(first)) <= last:
+        stop = first
+        while stop < last and not ledger.is_lost(stop + 1):
+            stop += 1
+        yield first, stop
+        first = stop + 1
 
 
 @dataclass(slots=True)
@@ -133,7 +189,9 @@ class _Told:
                 self.ended_by, self.ended_at = self.ended_by or entry.by, entry.position
 
 
-def _base(packet_frames: int, base: Segment, gaps: Iterable[GapEntry], lost: Iterable[LostEntry]) -> Ledger:
+def _base(
+    packet_frames: int, base: Segment, delivered: int, gaps: Iterable[GapEntry], lost: Iterable[LostEntry]
+) -> Ledger:
     """The account up to the first segment that is still there; what was before it is delivered or lost."""
     before: dict[str, int] = {}
     for gap in gaps:
@@ -144,11 +202,15 @@ def _base(packet_frames: int, base: Segment, gaps: Iterable[GapEntry], lost: Ite
     if unexplained:
         before[UNEXPLAINED] = before.get(UNEXPLAINED, 0) + unexplained
     delivered_frames = base.offset
+    missing = (base.first_seq - 1 - delivered) * packet_frames
+    if missing > 0:  # what is freed was marked as delivered before: this was not
+        before[DAMAGED] = before.get(DAMAGED, 0) + missing
+        delivered_frames -= missing
     for entry in lost:
         if entry.last < base.first_seq:
             before[entry.cause] = before.get(entry.cause, 0) + entry.frames
             delivered_frames -= entry.frames
-    return Ledger.resumed(packet_frames, base.first_seq, delivered_frames, before)
+    return Ledger.resumed(packet_frames, base.first_seq, delivered_frames, before, base.offset)
 
 
 def _fill(ledger: Ledger, gaps: Sequence[GapEntry], tail: Tail) -> None:
@@ -167,15 +229,14 @@ def _fill(ledger: Ledger, gaps: Sequence[GapEntry], tail: Tail) -> None:
 
 
 def with_found_gaps(
-    entries: Iterable[Entry], records: Iterable[tuple[int, int, int]], packet_frames: int
+    entries: Sequence[Entry], records: Iterable[tuple[int, int, int]], packet_frames: int
 ) -> list[Entry]:
     """`entries`, but with the gaps that the audio itself shows: `records` are number, position and frames of each whole
-    record. Where the journal explains a gap it keeps its causes."""
+    record, from any one on. Where the journal explains a gap it keeps its causes."""
     others = [entry for entry in entries if not isinstance(entry, GapEntry)]
     told: dict[int, list[GapEntry]] = {}
-    for entry in entries:
-        if isinstance(entry, GapEntry):
-            told.setdefault(entry.before_seq, []).append(entry)
+    for gap in {(gap.before_seq, gap.cause): gap for gap in entries if isinstance(gap, GapEntry)}.values():
+        told.setdefault(gap.before_seq, []).append(gap)
     gaps: list[Entry] = []
     last: tuple[int, int] | None = None
     for seq, position, frames in records:
@@ -189,6 +250,7 @@ def with_found_gaps(
             elif position > start:
                 gaps.append(GapEntry(seq, start, position - start, UNEXPLAINED))
         last = seq, position + frames
+    gaps += [gap for before, known in told.items() if last is None or before > last[0] for gap in known]
     return others + gaps
 
 

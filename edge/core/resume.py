@@ -14,6 +14,8 @@ class Resume:
     first_seq  its first packet
     handled    the last packet that it surely handled
     alive_at   when it surely was alive, in seconds of the boot clock
+    shorts     how many of its packets may have been short, and `passed` the lost ones that it may have left out: both
+               move the cuts of an aia-v4 server
     """
 
     session_id: str
@@ -22,3 +24,5 @@ class Resume:
     handled: int
     alive_at: float
     is_same_boot: bool
+    shorts: int = 0
+    passed: tuple[tuple[int, int], ...] = ()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from edge.core.journal import BootEntry, EndEntry, Entry, GapEntry, LostEntry
+from edge.core.journal import BootEntry, EndEntry, Entry, GapEntry
 from edge.core.ledger import Ledger
 from edge.core.packet import HEADER_BYTES, AudioFormat, encode_header
+from edge.core.recovery import lose
 from edge.core.ring import Ring
 from edge.core.segment import CardPacket
 from edge.core.timebase import Anchor, Timebase
@@ -78,10 +79,8 @@ def stamped_by(boots: Mapping[int, BootEntry]) -> Callable[[CardPacket], float |
 
 
 def give_up(held: Held, ledger: Ledger, first: int, last: int, cause: str = DAMAGED) -> None:
-    """Packets can never be sent any more: in the account, and in the journal."""
-    before = ledger.lost.get(cause, 0)
-    ledger.lose(first, last, cause)
-    held.inbox.append(LostEntry(first, last, ledger.lost.get(cause, 0) - before, cause))
+    """Those of the packets that are not lost yet can never be sent any more: in the account, and in the journal."""
+    held.inbox.extend(lose(ledger, first, last, cause))
 
 
 class Keeper:

@@ -177,14 +177,11 @@ class Card(Protocol):
     def deliver(self, utc_s: float) -> None:
         """The recording is delivered."""
 
-    def free(self, delivered: int) -> None:
-        """Packets up to `delivered` are not needed any more."""
+    def free(self, last: int) -> None:
+        """Packets up to `last` are not needed any more: delivered, or their loss is in the journal and durable."""
 
     def oldest(self) -> tuple[int, int] | None:
         """First and last packet of the oldest segment that may be given up."""
-
-    def give_up_oldest(self) -> None:
-        """Give it up; the loss is in the journal and durable."""
 
     def remove(self) -> None:
         """Nothing of it is needed any more."""

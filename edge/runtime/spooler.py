@@ -62,7 +62,7 @@ class Held:
     marked: int = 0
     marked_at: float = 0.0
     is_through: bool = False  # nothing more will be done about it
-    drops: int = 0  # wanted: so many segments more may be given up
+    drop_to: int = 0  # wanted: the segments up to this packet are given up
     on_durable: Callable[[int], None] = lambda seq: None
 
     def note_session(self, session_id: str, server: str, first_seq: int, boot_s: float) -> None:
@@ -145,6 +145,7 @@ class Spooler:
 
     def _run(self, ended: asyncio.Future[bool]) -> None:
         is_clean = False
+        passes: list[asyncio.Future[None]] = []
         try:
             while True:
                 is_last = self._is_stopping
@@ -156,6 +157,8 @@ class Spooler:
                     everything = list(self._held)
                 results = [self._work(held) for held in everything]
                 is_clean = all(results)
+                if is_clean:
+                    self._out_of_trouble()
                 self._expire()
                 with self._lock:
                     self._held = [held for held in self._held if not held.is_through]
@@ -170,7 +173,13 @@ class Spooler:
             if held.card is not None:
                 with contextlib.suppress(OSError):
                     held.card.close()
-        self._call(functools.partial(_settle, ended, is_clean))
+        self._call(functools.partial(self._end, ended, is_clean, passes))
+
+    def _end(self, ended: asyncio.Future[bool], is_clean: bool, passes: list[asyncio.Future[None]]) -> None:
+        """In the loop: nobody waits for a round that never comes."""
+        _settle(ended, is_clean)
+        for passed in (*passes, *self._passes):
+            _settle(passed, None)
 
     def _expire(self) -> None:
         now = self._clock()
@@ -191,6 +200,8 @@ class Spooler:
         """One round for one recording; True where nothing is left to do now."""
         if held.is_through:
             return True
+        # What is wanted now is noted in what the inbox holds now: what comes while we write is for the next round.
+        ended_by, delivered_utc_s, drop_to = held.ended_by, held.delivered_utc_s, held.drop_to
         while held.inbox:
             held.unsynced.append(held.inbox.popleft())
         try:
@@ -198,7 +209,10 @@ class Spooler:
             if card.manifest.settings != held.recording.settings:  # corrected; durable before their first session is
                 card.correct(held.recording.settings)
             self._write(held, card)
-            self._milestones(held, card)
+            if drop_to:
+                card.free(drop_to)
+                held.drop_to = 0
+            self._milestones(held, card, ended_by, delivered_utc_s)
         except OSError as error:
             if held.card is not None:
                 held.card.retreat(held.durable)
@@ -208,7 +222,6 @@ class Spooler:
             else:
                 self._in_trouble(error.strerror or str(error) or type(error).__name__, is_full=is_full)
             return False
-        self._out_of_trouble()
         return True
 
     def _card(self, held: Held) -> Card:
@@ -229,7 +242,7 @@ class Spooler:
                 last = item.packet.seq
         if not held.unsynced:
             self._mark(held, card)
-            card.free(held.recording.ledger.delivered if not held.is_kept else 0)
+            self._free(held, card)
             return
         card.note(entries)
         if packets:
@@ -239,8 +252,7 @@ class Spooler:
         if last > held.durable:
             held.durable = last
             self._call(lambda: held.on_durable(last))
-        if not held.is_kept:
-            card.free(held.recording.ledger.delivered)
+        self._free(held, card)
         self._look_at_room(held)
 
     def _packet(self, held: Held, due: Due) -> CardPacket | None:
@@ -261,16 +273,22 @@ class Spooler:
             card.sync()
             held.marked, held.marked_at = delivered, now
 
-    def _milestones(self, held: Held, card: Card) -> None:
-        while held.drops:
-            card.give_up_oldest()
-            held.drops -= 1
-        if held.ended_by and card.manifest.state is CardState.RECORDING:
-            card.seal(held.ended_by)
+    def _free(self, held: Held, card: Card) -> None:
+        """Segments that are delivered go, once it is durable that they are: else one that is missing could not be told
+        from one that was freed."""
+        delivered, oldest = held.recording.ledger.delivered, card.oldest()
+        if not held.is_kept and oldest is not None and oldest[1] <= delivered:
+            card.note([MarkEntry(delivered, max(delivered, held.recording.handled))])
+            card.sync()
+            card.free(delivered)
+
+    def _milestones(self, held: Held, card: Card, ended_by: str, delivered_utc_s: float | None) -> None:
+        if ended_by and card.manifest.state is CardState.RECORDING:
+            card.seal(ended_by)
             self._spool.restore_ballast()
-        if held.delivered_utc_s is not None:
+        if delivered_utc_s is not None:
             if card.manifest.state is not CardState.DELIVERED:
-                card.deliver(held.delivered_utc_s)
+                card.deliver(delivered_utc_s)
             if not held.is_kept:
                 card.remove()
             else:

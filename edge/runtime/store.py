@@ -139,6 +139,7 @@ class Store:
         )
         recording.handled = found.handled
         recording.resume = self._resume(found, is_same_boot=is_same_boot)
+        held.inbox.extend(found.missing)
         self._held[recording.recording_id] = held
         self.spooler.hold(held)
         return recording
@@ -156,7 +157,9 @@ class Store:
             return None  # a new session of the recording takes over there
         alive_at = max(session.boot_s, found.tail.alive_us / 1e6) if is_same_boot else 0.0
         is_same = is_same_boot and session.boot == found.tail.boot
-        return Resume(session.session_id, session.server, session.first_seq, found.handled, alive_at, is_same)
+        first, handled = session.first_seq, found.handled
+        shorts, passed = found.shorts(first, handled), found.lost(first, handled)
+        return Resume(session.session_id, session.server, first, handled, alive_at, is_same, shorts, passed)
 
     # --- a full card -----------------------------------------------------------------------------------------------
 
@@ -168,7 +171,7 @@ class Store:
         """Give up the oldest segment of the oldest recording; returns how many seconds of it were not delivered."""
         for held in self._held.values():
             card = held.card
-            oldest = None if card is None or held.drops else card.oldest()
+            oldest = None if card is None or held.drop_to else card.oldest()
             if oldest is None:
                 continue
             ledger = held.recording.ledger
@@ -176,7 +179,7 @@ class Store:
             before = sum(ledger.lost.values())
             if first <= last:
                 give_up(held, ledger, first, last, "overflow")
-            held.drops += 1
+            held.drop_to = last  # after the note of it
             self.spooler.kick()
             return held.recording.audio.seconds(sum(ledger.lost.values()) - before)
         return 0.0

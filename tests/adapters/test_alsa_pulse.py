@@ -184,7 +184,9 @@ def test_a_killed_server_is_a_microphone_that_is_gone(pulse: MakePulse) -> None:
         heard.go_on(source)
     assert time.monotonic() - before < 3.0
     source.close()
-    with pytest.raises(MicrophoneError, match=r"usbmic cannot be opened: Connection refused; plug it in again"):
+    with pytest.raises(
+        MicrophoneError, match=r"usbmic cannot be opened: Connection refused; nothing is recorded; plug it in again"
+    ):
         source.open()
     microphone.start()
     assert source.open().identity == "alsa:usbmic"

@@ -198,4 +198,7 @@ def test_one_that_was_there_before_is_to_be_plugged_in_again(machine: Machine, t
     machine.refuses = "No such file or directory"
     with pytest.raises(MicrophoneError) as caught:
         microphone.open()
-    assert str(caught.value) == f"microphone {DEVICE} cannot be opened: No such file or directory; plug it in again"
+    assert (
+        str(caught.value)
+        == f"microphone {DEVICE} cannot be opened: No such file or directory; nothing is recorded; plug it in again"
+    )

@@ -16,15 +16,18 @@ from typing import Any
 import pytest
 
 from edge import app
+from edge.adapters.pending import Course
 from edge.adapters.state import StateDirectory
 from edge.cli.main import main
 from edge.cli.record import Screen
+from edge.core.journal import SessionEntry, encode
+from edge.core.packet import HEADER_BYTES, AudioFormat
 from edge.errors import MicrophoneError
 from edge.runtime.ports import Source
-from edge.runtime.recording import Recording
 from edge.runtime.uplink import Happening
+from tests.adapters.keeping import OTHER, RECORDING, Model, keep
 from tests.client.receiver import TOKEN, ThreadedReceiver, account, wav
-from tests.runtime.fakes import PACKET, FedSource, Feed
+from tests.runtime.fakes import FedSource
 
 FIELDS = {
     "recording", "unit", "rate", "channels", "expected", "delivered", "pending", "on_card", "lost", "resent",
@@ -83,8 +86,8 @@ class Rig:
 
     @property
     def kept(self) -> set[str]:
-        pending = self.state / "pending"
-        return {path.name for path in pending.iterdir()} if pending.exists() else set()
+        recordings = self.state / "spool" / "recordings"
+        return {path.name for path in recordings.iterdir()} if recordings.exists() else set()
 
     def received(self, recording: str) -> bytes:
         """Everything a recording has at the receiver, which ends for that."""
@@ -342,67 +345,81 @@ def test_what_was_delivered_before_is_not_delivered_again(rig: Rig, fed: FedSour
     assert rig.kept == set()
 
 
-def test_a_damaged_folder_is_said_and_left_and_recording_goes_on(rig: Rig, nobody: str) -> None:
+def test_a_damaged_recording_is_said_and_set_aside_and_recording_goes_on(rig: Rig, nobody: str) -> None:
     first = rig.record("--source", "tone:440", "--seconds", "1", "--drain-timeout", "0.2", url=nobody)
-    packets = rig.state / "pending" / first.account["recording"] / "packets.pcm1"
-    packets.write_bytes(packets.read_bytes()[:-1])
+    name = first.account["recording"]
+    manifest = rig.state / "spool" / "recordings" / name / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-20])
     done = rig.record("--source", "tone:440", "--seconds", "1")
     assert done.code == 0
     assert "cannot be read" in done.stderr
+    assert rig.kept == set()
+    quarantine = rig.state / "spool" / "quarantine"
+    assert list((quarantine / name).glob("*.seg"))
+    assert "cannot be read" in (quarantine / f"{name}.reason.txt").read_text()
+
+
+def test_what_became_whole_in_the_last_moment_is_not_kept_after_all(rig: Rig, nobody: str) -> None:
+    """Delivered, but its stop was still on its way when the time was up."""
+    first = rig.record("--source", "tone:440", "--seconds", "1", "--drain-timeout", "0.2", url=nobody)
     assert rig.kept == {first.account["recording"]}
 
+    def delivered_but_for_the_stop(self: app.App) -> int:
+        owed = hand_over(self)
+        for recording in self.device.undelivered:
+            if recording.ledger.ended:
+                recording.ledger.deliver(recording.ledger.last)
+        return owed
 
-def test_what_became_whole_in_the_last_moment_is_not_kept_after_all(tmp_path: Path) -> None:
-    """Delivered, but its stop was still on its way when the time was up."""
-
-    class Held:
-        undelivered: tuple[Recording, ...] = ()
-
-    def keep(delivered: int) -> list[Path]:
-        feed.ledger.deliver(delivered)
-        device.undelivered = (feed.recording,)
-        built = app.App(device, None, StateDirectory(tmp_path), lambda happening: None, 1.0)  # type: ignore[arg-type]
-        assert built.keep_rest() == {}
-        return [path for path in tmp_path.glob("pending/*") if not path.name.startswith(".")]
-
-    device, feed = Held(), Feed("6f5902ac-2370-4f1c-b3a2-0123456789ab")
-    feed.talk(2 * PACKET)
-    assert [path.name for path in keep(1)] == [feed.recording.recording_id]
-    assert feed.ledger.ended
-    assert keep(2) == []
+    hand_over = app.App.owe_kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app.App, "owe_kept", delivered_but_for_the_stop)
+        rig.record("--source", "tone:440", "--seconds", "0.1", "--drain-timeout", "0.2", url=nobody)
+    assert first.account["recording"] not in rig.kept
 
 
-def test_what_is_kept_comes_back_with_all_that_its_account_says(tmp_path: Path) -> None:
-    state = StateDirectory(tmp_path)
-    feed = Feed("6f5902ac-2370-4f1c-b3a2-0123456789ab")
-    feed.talk(4 * PACKET)
-    for seq in (1, 2, 1, 2):
-        feed.ledger.sending(feed.ledger.packet(seq))
-    feed.recording.sent = 2
+def test_a_gap_before_the_first_frame_is_still_told_after_a_restart(rig: Rig, fed: FedSource, nobody: str) -> None:
+    given = fed.give(1000, lost=700, cause="microphone")
+    fed.finish()
+    first = rig.record("--drain-timeout", "0.2", url=nobody)
+    assert (first.code, first.account["expected"], first.account["pending"]) == (3, 1700, 1000)
+    fed.finish()
+    assert rig.record().code == 0
+    recording = first.account["recording"]
+    assert rig.received(recording) == bytes(1400) + given
+    assert account(rig.receiver.out, recording)["gap_frames"] == {"microphone": 700}
 
-    def keep(recording: Recording) -> Recording:
-        class Held:
-            undelivered = (recording,)
 
-        built = app.App(Held(), None, state, lambda happening: None, 1.0)  # type: ignore[arg-type]
-        assert built.keep_rest() == {}
-        [found] = app._kept_recordings(state, lambda happening: None)
-        return found
-
-    for number in (1, 2):  # as it is written first, and as it is written again
-        feed.recording.session_ids.append(f"session-{number}")
-        feed.recording.reconnects = number
-        feed.recording.settings["agent"] = f"agent {number}"
-        feed.ledger.deliver(number)
-        found = keep(feed.recording)
-        assert found.account() == feed.recording.account()
-        assert found.account()["resent"] == 2 * PACKET
-        assert (found.settings, found.sent) == (feed.recording.settings, 2)
+def test_what_the_release_before_kept_is_delivered_oldest_first_and_its_folder_goes(rig: Rig, nobody: str) -> None:
+    audio, pending = AudioFormat(16000, 1), rig.state / "pending"
+    models = {name: Model(audio) for name in (RECORDING, OTHER)}
+    for age, (name, model) in enumerate(models.items()):
+        model.lose(77, "xrun")
+        model.talk(1000)
+        model.lose(5, "overflow")
+        model.talk(481)
+        model.ledger.end()
+        settings = {"agent": "edge", "event": "recording", "recording": name}
+        keep(pending, name, audio, model.ledger, Course(settings), model.wire)
+        os.utime(pending / name / "packets.pcm1", (1e9 + age, 1e9 + age))
+    offline = rig.record("--source", "tone:440", "--seconds", "1", "--drain-timeout", "0.2", url=nobody)
+    assert list(pending.iterdir()) == []
+    assert rig.kept == {*models, offline.account["recording"]}
+    done = rig.record("--source", "tone:440", "--seconds", "1")
+    assert done.code == 0
+    assert rig.kept == set()
+    told = [line.split()[2] for line in done.stderr.splitlines() if line.endswith(" is delivered")]
+    assert [name for name in told if name != done.account["recording"]] == [*models, offline.account["recording"]]
+    for name, model in models.items():
+        wires = [model.wire(seq)[HEADER_BYTES:] for seq in range(1, model.ledger.last + 1)]
+        samples = bytes(2 * 77) + b"".join(wires[:3]) + bytes(2 * 5) + b"".join(wires[3:])
+        assert rig.received(name) == samples
+        assert account(rig.receiver.out, name)["gap_frames"] == {"xrun": 77, "overflow": 5}
 
 
 def test_a_disk_that_takes_nothing_is_a_loss_that_is_counted(rig: Rig, nobody: str) -> None:
     rig.state.mkdir()
-    (rig.state / "pending").write_text("in the way")
+    (rig.state / "spool").write_text("in the way")
     done = rig.record("--source", "tone:440", "--seconds", "2", "--drain-timeout", "0.2", url=nobody)
     assert done.code == 4
     assert (done.account["expected"], done.account["pending"]) == (32000, 0)
@@ -488,12 +505,34 @@ def test_a_mistyped_agent_is_corrected_by_the_next_run(rig: Rig, nobody: str) ->
     assert "agent 'edge', event 'talk'" in said[0]
 
 
+def test_a_correction_outlives_the_run_that_made_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a session under the new agent would bind what is left to the old one, which the server never takes."""
+    typed = rig.record("--source", "tone:440", "--seconds", "1", "--agent", "egde")
+    assert typed.code == 5
+    tell = Screen.tell
+
+    def vanish(self: Screen, happening: Happening) -> None:
+        tell(self, happening)
+        if happening.kind == "corrected":
+            rig.receiver.stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Screen, "tell", vanish)
+        rig.record("--source", "tone:440", "--seconds", "1", "--agent", "edge", "--drain-timeout", "1")
+    rig.receiver.begin()
+    name = typed.account["recording"]
+    assert rig.kept == {name}
+    manifest = json.loads((rig.state / "spool" / "recordings" / name / "manifest.json").read_text())
+    assert (manifest["settings"]["agent"], manifest["settings"]["recording"]) == ("edge", name)
+
+
 def test_an_old_recording_that_is_refused_stops_nothing_that_comes_after(rig: Rig, nobody: str) -> None:
     old = rig.record("--source", "tone:440", "--seconds", "1", "--agent", "nobody")
     assert old.code == 5
     # The server took the agent once: this is no typing error, and nobody else gets the audio.
-    description = rig.state / "pending" / old.account["recording"] / "recording.json"
-    description.write_text(json.dumps(json.loads(description.read_bytes()) | {"sessions": ["one"]}))
+    notes = rig.state / "spool" / "recordings" / old.account["recording"] / "journal"
+    with notes.open("ab") as journal:
+        journal.write(b"\n" + encode([SessionEntry("one", 1, "acks", 0, 0.0)]))
     source, later_samples = noise(rig.folder, "later", 1)
     later = rig.record("--source", source, "--drain-timeout", "0.2", url=nobody)
     assert later.code == 3

@@ -68,7 +68,7 @@ class Recorder(Child):
 
     @property
     def kept(self) -> list[str]:
-        return sorted(path.name for path in (self.state / "pending").glob("*"))
+        return sorted(path.name for path in (self.state / "spool" / "recordings").glob("*"))
 
 
 @pytest.fixture

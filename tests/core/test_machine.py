@@ -169,6 +169,14 @@ class Recorder(RuleBasedStateMachine):
         self.world.run(seconds)
         self.world.thaw()
 
+    @precondition(lambda self: self.world.heirs < 3)
+    @rule(before_s=SHORT_S, lag_s=st.sampled_from([0.0, 0.3, 1.0, 2.0]), is_same_boot=st.booleans())
+    def die(self, before_s: float, lag_s: float, is_same_boot: bool) -> None:
+        """The process ends without a word, and another takes over from the card."""
+        self._go_on()
+        self.world.run(before_s)
+        self.world.die(lag_s, is_same_boot=is_same_boot)
+
     # --- the server ---
 
     @rule(seconds=st.sampled_from([0.0, 1.0, 8.0]))

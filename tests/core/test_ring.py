@@ -144,3 +144,34 @@ def test_latest_gives_the_newest_frames_though_they_were_released() -> None:
     ring.write(b"ddee")
     assert b"".join(ring.latest(3)) == b"ccddee"
     assert b"".join(ring.latest(9)) == b"bbccddee"
+
+
+def test_a_copy_is_there_until_the_writer_claims_its_place() -> None:
+    ring = Ring(4, 2)
+    ring.write(b"aabbcc")
+    assert ring.copy(0, 3) == b"aabbcc"
+    assert ring.copy(1, 1) == b"bb"
+    assert ring.copy(1, 3) is None  # not captured yet
+    assert ring.copy(0, 0) is None
+    ring.release(3)
+    assert ring.copy(0, 3) == b"aabbcc"  # released is not overwritten
+    ring.write(b"ddee")
+    assert ring.copy(0, 1) is None
+    assert ring.copy(1, 4) == b"bbccddee"
+
+
+def test_a_copy_that_was_overtaken_while_it_was_made_is_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Ring(4, 1)
+    ring.write(b"abcd")
+    ring.release(4)
+    views = Ring._views
+
+    def overtaken(self: Ring, offset: int, frames: int) -> tuple[memoryview, ...]:
+        found = views(self, offset, frames)
+        monkeypatch.setattr(Ring, "_views", views)
+        self.write(b"x")
+        return found
+
+    monkeypatch.setattr(Ring, "_views", overtaken)
+    assert ring.copy(0, 2) is None
+    assert ring.copy(1, 2) == b"bc"

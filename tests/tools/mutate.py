@@ -28,7 +28,20 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "edge" / "core"
 TIMEOUT_S = 90
-UNIT = ["delivery", "rules", "traps", "acks", "session", "ledger", "ring", "messages", "packet", "timebase", "cuts"]
+UNIT = [
+    "delivery",
+    "holes",
+    "rules",
+    "traps",
+    "acks",
+    "session",
+    "ledger",
+    "ring",
+    "messages",
+    "packet",
+    "timebase",
+    "cuts",
+]
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +34,12 @@ class Shelf(Protocol):
     def set_segment_aside(self, segment: Path, recording_id: str) -> None:
         """A segment that is damaged."""
 
+    def shorten(self, descriptor: int, size: int) -> None:
+        """Give back what a segment has beyond `size` bytes, durably."""
+
+    def clear(self, folder: Path) -> None:
+        """Let go of a folder that is no recording any more."""
+
     def replace(self, path: Path, data: bytes) -> None:
         """Put `data` in `path`'s place, whole or not at all, durably."""
 
@@ -45,10 +50,14 @@ class Shelf(Protocol):
 class CardRecording:
     """One recording's folder. `append` and everything that changes belongs to the writer's thread; `read` to any."""
 
-    def __init__(self, shelf: Shelf, folder: Path, meta: Manifest, segments: list[SegmentFile]) -> None:
+    def __init__(
+        self, shelf: Shelf, folder: Path, meta: Manifest, segments: list[SegmentFile], damaged: Sequence[Path] = ()
+    ) -> None:
+        """`damaged`: segments of which not even the header is whole."""
         self.folder = folder
         self.manifest = meta
         self.segments = segments
+        self._damaged = list(damaged)
         self._shelf = shelf
         self._system = shelf.system
         self._descriptor = -1
@@ -78,8 +87,8 @@ class CardRecording:
             ):
                 stop += 1
             place = segment.header.place(segment.header.first_seq + segment.count)
+            self._is_audio_dirty = True  # from the first byte on
             write_all(self._system, self._descriptor, codec.encode(packets[start:stop]), place)
-            self._is_audio_dirty = True
             segment.count += stop - start
             start = stop
 
@@ -103,7 +112,7 @@ class CardRecording:
             secrets.randbits(32),
         )
         if path.exists():
-            self._system.unlink(path)  # begun by an earlier try
+            self._shelf.give_back(path)  # begun by an earlier try
         self._descriptor = self._shelf.take_segment(path, beyond_limit=beyond_limit)
         write_all(self._system, self._descriptor, encode_segment(header), 0)
         self._codec = RecordCodec(header)
@@ -117,12 +126,13 @@ class CardRecording:
 
     def retreat(self, durable: int) -> None:
         """A write or a sync failed: what lies behind packet `durable` has to be written again, elsewhere."""
-        with contextlib.suppress(OSError):
-            self._close_segment()
-        if self._journal >= 0:
+        if self._codec is None or self._is_audio_dirty:  # else it was something else that failed
             with contextlib.suppress(OSError):
-                self._system.close(self._journal)
-            self._journal = -1
+                self._close_segment()
+        if self._journal >= 0:
+            descriptor, self._journal = self._journal, -1
+            with contextlib.suppress(OSError):
+                self._system.close(descriptor)
         self._is_audio_dirty = self._is_journal_dirty = False
         while self.segments and self.segments[-1].header.first_seq > durable:
             segment = self.segments.pop()
@@ -158,8 +168,7 @@ class CardRecording:
         self.sync()
         if self.segments and self._descriptor >= 0:
             header = self.segments[-1].header
-            self._system.ftruncate(self._descriptor, header.place(self.segments[-1].last_seq + 1))
-            self._system.fsync(self._descriptor)
+            self._shelf.shorten(self._descriptor, header.place(self.segments[-1].last_seq + 1))
         self._close_segment()
         self._set(replace(self.manifest, state=CardState.SEALED, ended_by=ended_by))
 
@@ -175,9 +184,10 @@ class CardRecording:
         self._shelf.replace(self.folder / MANIFEST, manifest.encode(meta))
         self.manifest = meta
 
-    def free(self, delivered: int) -> None:
-        """Give back the segments whose packets are all delivered, oldest first; the current one stays."""
-        while len(self.segments) > 1 and self.segments[0].last_seq <= delivered:
+    def free(self, last: int) -> None:
+        """Give back the segments whose packets are all at or before `last`, oldest first; the current one stays. They
+        are delivered, or their loss is in the journal and durable."""
+        while len(self.segments) > 1 and self.segments[0].last_seq <= last:
             self._let_go(self.segments[0])
             del self.segments[0]
 
@@ -189,15 +199,10 @@ class CardRecording:
 
     def oldest(self) -> tuple[int, int] | None:
         """First and last packet of the oldest segment; None where only the current one is left."""
-        if len(self.segments) < 2:
+        segments = self.segments[:2]  # asked for in the loop, while the writer frees
+        if len(segments) < 2:
             return None
-        return self.segments[0].header.first_seq, self.segments[0].last_seq
-
-    def give_up_oldest(self) -> None:
-        """Give back the oldest segment whatever is in it; the caller has noted and synced what is lost."""
-        if len(self.segments) > 1:
-            self._let_go(self.segments[0])
-            del self.segments[0]
+        return segments[0].header.first_seq, segments[0].last_seq
 
     def remove(self) -> None:
         """Let go of all of it; the caller knows that it is delivered, or not wanted."""
@@ -205,12 +210,14 @@ class CardRecording:
         for segment in [segment for segment in self.segments if segment.is_damaged]:
             self._let_go(segment)
             self.segments.remove(segment)
+        while self._damaged:
+            self._shelf.set_segment_aside(self._damaged[0], self.manifest.recording_id)
+            del self._damaged[0]
         gone = self.folder.with_name(f".{self.folder.name}.gone")
-        self._system.rename(self.folder, gone)
+        if self.folder.exists():  # else an earlier try got so far
+            self._system.rename(self.folder, gone)
         self._shelf.sync_folder(gone.parent)
-        for path in sorted(gone.glob(f"*{SUFFIX}")):
-            self._shelf.give_back(path)
-        shutil.rmtree(gone, ignore_errors=True)
+        self._shelf.clear(gone)
 
     def close(self) -> None:
         """Give back the descriptors."""
@@ -232,8 +239,11 @@ class CardRecording:
         """The packets `first` to `last` with their numbers; None where one cannot be read or is damaged."""
         seq = first
         for segment in list(self.segments):
-            if not segment.header.first_seq <= seq <= segment.last_seq:
+            if segment.last_seq < seq:
                 continue
+            while seq < min(segment.header.first_seq, last + 1):  # it was delivered before it could be written
+                yield seq, None
+                seq += 1
             yield from read(segment, seq, min(last, segment.last_seq))
             seq = min(last, segment.last_seq) + 1
             if seq > last:

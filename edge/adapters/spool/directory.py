@@ -100,6 +100,9 @@ class SpoolDirectory:
                 descriptor = self.system.open(self._ballast, os.O_WRONLY | os.O_CREAT, 0o600)
                 try:
                     self.system.posix_fallocate(descriptor, 0, self._ballast_bytes)
+                except OSError:
+                    self.system.unlink(self._ballast)  # half of it must not pass for all of it
+                    raise
                 finally:
                     self.system.close(descriptor)
 
@@ -121,13 +124,14 @@ class SpoolDirectory:
             if not beyond_limit and self._used + self.segment_bytes > self.max_bytes:
                 raise CardFull(f"the spool holds its {self.max_bytes >> 20} MiB")
             descriptor = self.system.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            self._used += self.segment_bytes
             try:
                 self.system.posix_fallocate(descriptor, 0, self.segment_bytes)
             except OSError:
                 self.system.close(descriptor)
                 self.system.unlink(target)
+                self._used -= self.segment_bytes
                 raise
-            self._used += self.segment_bytes
         try:
             # Both names must be durable before the first byte of an earlier life is overwritten.
             self.sync_folder(target.parent)
@@ -144,8 +148,24 @@ class SpoolDirectory:
         if size == self.segment_bytes and pooled < self.max_bytes // _POOL_SHARE:
             self.system.rename(segment, self._pool / f"{secrets.token_hex(8)}{SUFFIX}")
         else:
-            self._used -= blocks(segment)
+            freed = blocks(segment)
             self.system.unlink(segment)
+            self._used -= freed
+
+    def shorten(self, descriptor: int, size: int) -> None:
+        """Give back what a segment, open as `descriptor`, has beyond `size` bytes, durably."""
+        before = os.fstat(descriptor).st_blocks
+        self.system.ftruncate(descriptor, size)
+        self._used -= (before - os.fstat(descriptor).st_blocks) * 512
+        self.system.fsync(descriptor)
+
+    def clear(self, folder: Path) -> None:
+        """Let go of a folder that is no recording any more. What the disk does not let go of now goes at the next
+        start."""
+        for segment in sorted(folder.glob(f"*{SUFFIX}")):
+            with contextlib.suppress(OSError):
+                self.give_back(segment)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def expire(self, keep_days: float, utc_s: float | None) -> int:
         """Remove what was delivered more than `keep_days` ago; returns how many recordings that were.
@@ -205,12 +225,30 @@ class SpoolDirectory:
         """Let a draft be a recording, durably. Its files are closed, or have not been opened yet."""
         target = self.recordings / card.manifest.recording_id
         try:
+            if self._is_empty(target, card.manifest):  # an earlier try got so far
+                self._discard(target)
             self.system.rename(card.folder, target)
         except OSError:
             shutil.rmtree(card.folder, ignore_errors=True)
             raise
         card.folder = target
+        for segment in card.segments:
+            segment.path = target / segment.path.name
         self.sync_folder(self.recordings)
+
+    @staticmethod
+    def _is_empty(folder: Path, meta: Manifest) -> bool:
+        """Whether `folder` is the recording `meta` without any audio."""
+        try:
+            return (folder / MANIFEST).read_bytes() == manifest.encode(meta) and not [*folder.glob(f"*{SUFFIX}")]
+        except OSError:
+            return False
+
+    def _discard(self, folder: Path) -> None:
+        gone = folder.with_name(f".{folder.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        self.system.rename(folder, gone)
+        self.clear(gone)
 
     def next_number(self) -> int:
         """A number above that of each recording that is there."""
@@ -234,15 +272,22 @@ class SpoolDirectory:
             if meta.recording_id != folder.name:
                 raise ValueError(f"it is a copy of {meta.recording_id}")
             entries, damaged = _journal(folder)
-            segments = segments_in(folder, meta)
-            tail, torn = tail_of(segments, is_sealed=meta.state is not CardState.RECORDING, is_quick=is_quick)
+            segments, headless = segments_in(folder, meta)
+            is_start_missing = bool(headless and headless[0].name < segments[0].path.name)
+            is_sealed = meta.state is not CardState.RECORDING
+            names = [segment.path for segment in segments]
+            tail, torn = tail_of(segments, is_sealed=is_sealed, is_quick=is_quick)
+            if is_sealed:
+                headless += names[len(segments) :]
             summaries = [segment.summary for segment in segments]
+            if damaged:  # behind the last header nothing else contradicts a journal that lacks a gap
+                entries = with_found_gaps(entries, scan(segments[-1:], tail), meta.packet_frames)
             try:
-                recovered = rebuild(meta, entries, summaries, tail, torn, damaged)
+                recovered = rebuild(meta, entries, summaries, tail, torn, damaged, is_start_missing=is_start_missing)
             except ValueError:
                 # The journal does not explain the audio: then the audio itself has to tell where it has gaps.
                 entries = with_found_gaps(entries, scan(segments, tail), meta.packet_frames)
-                recovered = rebuild(meta, entries, summaries, tail, torn, damaged)
+                recovered = rebuild(meta, entries, summaries, tail, torn, damaged, is_start_missing=is_start_missing)
         except (OSError, ValueError) as error:
             why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             raise UnreadableError(
@@ -252,7 +297,7 @@ class SpoolDirectory:
             segments[-1] = replace(segments[-1], count=tail.last_seq - segments[-1].header.first_seq + 1)
             for before, after in itertools.pairwise(segments):
                 before.count = after.header.first_seq - before.header.first_seq
-        return CardRecording(self, folder, meta, segments), recovered
+        return CardRecording(self, folder, meta, segments, headless), recovered
 
     def set_aside(self, folder: Path, reason: str) -> Path:
         """Move what cannot be read into quarantine, with the reason beside it."""
@@ -261,8 +306,8 @@ class SpoolDirectory:
         while target.exists():
             number += 1
             target = self.quarantine / f"{folder.name}-{number}"
-        self.system.rename(folder, target)
         self._write(target.with_name(f"{target.name}.reason.txt"), f"{reason}\n".encode())
+        self.system.rename(folder, target)  # last: where it fails, all of it is tried again
         self.sync_folder(self.quarantine)
         self.sync_folder(folder.parent)
         return target
@@ -272,10 +317,9 @@ class SpoolDirectory:
     def set_segment_aside(self, segment: Path, recording_id: str) -> None:
         """Move a segment with damaged records into quarantine instead of using it again."""
         target = self.quarantine / f"{recording_id}-{segment.name}"
-        self._used -= blocks(segment)
-        self.system.rename(segment, target)
-        reason = "some of its records do not have the checksum that they were written with; the others were delivered"
+        reason = "some of it does not have the checksum that it was written with; the rest was delivered"
         self._write(target.with_name(f"{target.name}.reason.txt"), f"{reason}\n".encode())
+        self.system.rename(segment, target)  # last: where it fails, all of it is tried again
 
     def _write(self, path: Path, data: bytes) -> None:
         descriptor = self.system.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -35,22 +35,27 @@ class SegmentFile:
         return Segment(self.header.first_seq, self.header.position, self.header.offset)
 
 
-def segments_in(folder: Path, meta: Manifest) -> list[SegmentFile]:
-    """The segments of the recording in `folder`, in order. Raises OSError, ValueError."""
-    found = []
+def segments_in(folder: Path, meta: Manifest) -> tuple[list[SegmentFile], list[Path]]:
+    """The segments of the recording in `folder`, in order, and those files among them that have lost their header.
+    Raises OSError, ValueError."""
+    found: list[SegmentFile] = []
+    headless: list[Path] = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         with path.open("rb") as file:
             block = file.read(BLOCK_BYTES)
         try:
             header = decode_segment(block)
         except Torn:
-            continue  # taken, and never used: its header was not durable, so nothing behind it was
+            headless.append(path)
+            continue
         if header.recording_id != meta.recording_id:
-            continue  # likewise: it still has the header of an earlier life
+            headless.append(path)  # it still has the header of an earlier life
+            continue
         if (header.audio, header.packet_frames) != (meta.audio, meta.packet_frames):
             raise ValueError(f"{path.name} is of another format")
         found.append(SegmentFile(path, header, 0))
-    return found
+    # What is behind the last one was taken and never used: its header was not durable, so nothing behind it was.
+    return found, [path for path in headless if found and path.name < found[-1].path.name]
 
 
 def tail_of(segments: list[SegmentFile], *, is_sealed: bool, is_quick: bool = False) -> tuple[Tail, int]:
@@ -99,7 +104,9 @@ def _last(segment: SegmentFile) -> CardPacket | None:
     if places < 1:
         return None
     seq = segment.header.first_seq + places - 1
-    return next(read(segment, seq, seq))[1]
+    packet = next(read(segment, seq, seq))[1]
+    segment.is_damaged = False  # it may never have been shortened
+    return packet
 
 
 def scan(segments: Sequence[SegmentFile], tail: Tail) -> Iterator[tuple[int, int, int]]:
@@ -132,13 +139,23 @@ def read(segment: SegmentFile, first: int, last: int) -> Iterator[tuple[int, Car
     codec, size = RecordCodec(segment.header), segment.header.record_bytes
     try:
         with segment.path.open("rb", buffering=0) as file:
-            data = os.pread(file.fileno(), size * (last - first + 1), segment.header.place(first))
-    except OSError:
-        data = b""
-    view = memoryview(data)
-    for seq in range(first, last + 1):
+            data = _pread(file.fileno(), segment.header.place(first), size, last - first + 1)
+    except FileNotFoundError:
+        data = [b""] * (last - first + 1)  # given up meanwhile
+    for seq, record in enumerate(data, first):
         try:
-            yield seq, codec.decode(view[(seq - first) * size :][:size], seq)
+            yield seq, codec.decode(record, seq)
         except Torn:
             segment.is_damaged = True
             yield seq, None
+
+
+def _pread(descriptor: int, place: int, size: int, count: int) -> list[bytes]:
+    """`count` records; empty where the disk does not give one: a bad sector must not cost those around it."""
+    try:
+        data = os.pread(descriptor, size * count, place)
+        return [data[start : start + size] for start in range(0, size * count, size)]
+    except OSError:
+        if count == 1:
+            return [b""]
+        return [record for i in range(count) for record in _pread(descriptor, place + i * size, size, 1)]
