@@ -84,15 +84,17 @@ def _journal(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _segment(path: Path, name: str) -> list[Record]:
-    """Its whole records from the first on; none where its header is not whole, or another recording's."""
+    """Its whole records from the first on; none where its header is not whole, or of an earlier life."""
     data = path.read_bytes()
     if len(data) < _BLOCK:
         return []
     fields = data[: _SEGMENT.size]
-    magic, version, channels, _, recording, _, seq, packet_frames, _, _, _ = _SEGMENT.unpack(fields)
+    magic, version, channels, _, recording, index, seq, packet_frames, _, _, _ = _SEGMENT.unpack(fields)
     seed = zlib.crc32(fields)
     (told,) = struct.unpack_from("<I", data, _SEGMENT.size)
-    if magic != b"EDGESEG1" or told != seed or recording.hex() != name.replace("-", "") or version != 1:
+    if magic != b"EDGESEG1" or told != seed or version != 1:
+        return []
+    if recording.hex() != name.replace("-", "") or f"{index:06d}" != path.stem:
         return []
     size = _RECORD.size + _PCM1.size + packet_frames * channels * 2
     records = []

@@ -294,7 +294,9 @@ async def perform(plan: Plan, folder: Path) -> Result:
 def run(plan: Plan, keep: bool = False) -> Result:
     """A run in a fresh folder; that of a failed run goes to out/chaos/, with `keep` any."""
     random.seed(plan.seed)
-    with tempfile.TemporaryDirectory(prefix=f"{plan.name}-") as name:
+    # In memory: a disk is not ten times as fast, and its cache, which survives a SIGKILL, is not on trial here.
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix=f"{plan.name}-", dir=memory if memory.is_dir() else None) as name:
         folder = Path(name) / "run"
         result = asyncio.run(perform(plan, folder))
         if (result.problems and not plan.mutant) or keep:

@@ -48,14 +48,18 @@ def segments_in(folder: Path, meta: Manifest) -> tuple[list[SegmentFile], list[P
         except Torn:
             headless.append(path)
             continue
-        if header.recording_id != meta.recording_id:
-            headless.append(path)  # it still has the header of an earlier life
+        if header.recording_id != meta.recording_id or header.index != _index(path):
+            headless.append(path)  # it still has the header of an earlier life, perhaps in this very recording
             continue
         if (header.audio, header.packet_frames) != (meta.audio, meta.packet_frames):
             raise ValueError(f"{path.name} is of another format")
         found.append(SegmentFile(path, header, 0))
     # What is behind the last one was taken and never used: its header was not durable, so nothing behind it was.
     return found, [path for path in headless if found and path.name < found[-1].path.name]
+
+
+def _index(path: Path) -> int | None:
+    return int(path.stem) if path.stem.isascii() and path.stem.isdecimal() else None
 
 
 def tail_of(segments: list[SegmentFile], *, is_sealed: bool, is_quick: bool = False) -> tuple[Tail, int]:
