@@ -262,6 +262,14 @@ def test_what_was_sealed_is_owed_whole(made: Made, torn: int) -> None:
         assert DAMAGED not in ledger.lost or made.lost
 
 
+@pytest.mark.parametrize(("by", "is_cut"), [(CRASH, True), (POWER, True), ("stop", False)])
+def test_what_was_cut_off_stays_so_when_it_is_sealed(by: str, is_cut: bool) -> None:
+    """A server may have more of it than the card has, also at the second start after the cut."""
+    sealed = replace(meta(P), state=CardState.SEALED, ended_by=by)
+    found = rebuild(sealed, [], [Segment(1, 0, 0)], Tail(3, 3 * P))
+    assert found.ledger.is_cut is is_cut
+
+
 def test_what_was_delivered_is_delivered_whatever_the_marks_say() -> None:
     made = Made(2)
     made.capture(5 * P)
