@@ -1,9 +1,9 @@
 """Recorders and receivers with one planted fault each, as in tests/campaign/mutants.py.
 
-    free-before-durable    the card's segments are given back as soon as the next one is begun (recorder)
-    receiver-early-ack     acknowledged on receipt, written and synced a second later (receiver)
-    tail-short             recovery believes one whole record too few (recorder)
-    tail-long              recovery believes one record too many (recorder)
+free-before-durable    the card's segments are given back as soon as the next one is begun (recorder)
+receiver-early-ack     acknowledged on receipt, written and synced a second later (receiver)
+tail-short             recovery believes one whole record too few (recorder)
+tail-long              recovery believes one record too many (recorder)
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ def free_before_durable() -> None:
     from edge.adapters.spool.card import CardRecording
 
     kept = CardRecording.free
-    CardRecording.free = lambda self, delivered: kept(self, 1 << 40)  # type: ignore[method-assign]
+    CardRecording.free = lambda self, last: kept(self, 1 << 40)  # type: ignore[method-assign]
 
 
 def _tail(change: Callable[[Any, Any], Any]) -> None:
-    from edge.adapters.spool import directory
+    import edge.adapters.spool.directory
 
+    directory: Any = edge.adapters.spool.directory
     whole = directory.tail_of
 
     def tail_of(segments: Any, **options: Any) -> Any:

@@ -46,9 +46,13 @@ def draw(seed: str, seconds: float) -> Schedule:
     faults = tuple(fault for fault in network.draw(number, seconds, GRACE_S) if dice.random() < _KEPT)
     last = seconds - QUIET_S
     kills = tuple(_kill(dice, at) for at in _moments(dice, last, 50.0, 12.0))
-    windows = [Window(MICROPHONE, at, min(last, at + dice.uniform(0.3, 8.0))) for at in _moments(dice, last, 40.0, 10.0)]
+    windows = [
+        Window(MICROPHONE, at, min(last, at + dice.uniform(0.3, 8.0))) for at in _moments(dice, last, 40.0, 10.0)
+    ]
     for kind in (FULL, BROKEN):
-        windows += [Window(kind, at, min(last, at + dice.uniform(0.5, 12.0))) for at in _moments(dice, last, 70.0, 15.0)]
+        windows += [
+            Window(kind, at, min(last, at + dice.uniform(0.5, 12.0))) for at in _moments(dice, last, 70.0, 15.0)
+        ]
     return Schedule(
         faults,
         kills,
@@ -94,10 +98,10 @@ def _steps(dice: random.Random, seconds: float) -> tuple[ClockStep, ...]:
     """Wrong and not trusted at first (mostly), set by hand, then synchronised and stepped: in the end right."""
     if dice.random() < 0.2:
         return (ClockStep(0.0, 0.0, trusted=True),)
-    steps = [ClockStep(0.0, dice.choice([-40 * 365 * 86400.0, 5.0, -HALF_HOUR_S]), trusted=False)]
-    for at in sorted(dice.uniform(3.0, 0.6 * seconds) for _ in range(dice.randrange(3))):
-        steps.append(ClockStep(round(at, 2), dice.uniform(-HALF_HOUR_S, HALF_HOUR_S), trusted=False))
-    return (*steps, ClockStep(round(dice.uniform(0.6, 0.9) * seconds, 2), 0.0, trusted=True))
+    first = ClockStep(0.0, dice.choice([-40 * 365 * 86400.0, 5.0, -HALF_HOUR_S]), trusted=False)
+    moments = sorted(dice.uniform(3.0, 0.6 * seconds) for _ in range(dice.randrange(3)))
+    by_hand = (ClockStep(round(at, 2), dice.uniform(-HALF_HOUR_S, HALF_HOUR_S), trusted=False) for at in moments)
+    return (first, *by_hand, ClockStep(round(dice.uniform(0.6, 0.9) * seconds, 2), 0.0, trusted=True))
 
 
 def scaled(fault: network.Fault, pace: float) -> network.Fault:
