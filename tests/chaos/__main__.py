@@ -93,7 +93,9 @@ def summary(results: list[Result]) -> str:
     kills = [seconds for result in results for seconds in result.lost_by_kill_s]
     excused = sum(result.excused_kills for result in results)
     with_excuse = f" ({excused} more while the card failed)" if excused else ""
-    text = f"{len(kills)} SIGKILLs{with_excuse} took {max(kills):.2f} s at most\n" if kills else ""
+    starved_s = max((result.starved_s for result in results), default=0.0)
+    busy = f", beyond the time without a processor (up to {starved_s:.1f} s)" if starved_s else ""
+    text = f"{len(kills)} SIGKILLs{with_excuse} took {max(kills):.2f} s at most{busy}\n" if kills else ""
     return text + (
         f"chaos: {len(results)} runs, {sum(faults.values())} faults of {len(faults)} kinds, "
         f"{sum(result.unaccounted for result in results)} frames unaccounted, "

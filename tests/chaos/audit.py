@@ -6,7 +6,8 @@ at each SIGKILL, and as it is in the end. It imports nothing of `edge`.
 Each recording's audio is found again in the source by its content. Then every frame from the first that a microphone
 gave to the stop must lie in exactly one recording; or in what a lost microphone did not give (frame by frame, by the log
 of the one who took it away); or in what a SIGKILL took: at most `sync_interval` + 1 s before it, and the time until
-a microphone was open again. While the card failed, what was not on it yet adds to that.
+a microphone was open again. While the card failed, what was not on it yet adds to that; and so does the time for which
+the recorder was ready to run and had no processor, by the kernel's word.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ Span = tuple[int, int]
 
 @dataclass(slots=True)
 class Verdict:
-    """What came out. `lost_by_kill_s`: how much audio before each SIGKILL is in no recording."""
+    """What came out. `lost_by_kill_s`: how much audio before each SIGKILL is in no recording, less the time for
+    which the recorder had no processor (at most `starved_s`)."""
 
     problems: list[str] = field(default_factory=list)
     unaccounted: int = 0
@@ -44,6 +46,7 @@ class Verdict:
     faults: dict[str, int] = field(default_factory=dict)
     microphone_s: float = 0.0
     lost_by_kill_s: list[float] = field(default_factory=list)
+    starved_s: float = 0.0
     excused_kills: int = 0  # at which the card did not work
 
 
@@ -70,6 +73,8 @@ def judge(folder: Path) -> Verdict:
     received: dict[str, Recording] = {}
     for path in sorted((folder / "received").iterdir()):
         if path.is_dir():
+            if not (path / "audio.wav").exists() and json.loads((path / "account.json").read_text())["frames"] == 0:
+                continue  # begun, and cut off before anything was sent
             try:
                 received[path.name] = recording_in(path)
             except (UnreadableError, OSError, ValueError) as error:
@@ -123,13 +128,14 @@ def _missed(world: World, events: Sequence[dict[str, Any]]) -> list[Span]:
     ]
 
 
-def _bound_s(world: World, at: float) -> tuple[float, bool]:
-    """How much audio a SIGKILL at `at` may take, and whether the card excuses more than usual."""
-    usual = world.sync_interval_s + 1.0
+def _bound_s(world: World, event: dict[str, Any]) -> tuple[float, bool]:
+    """How much audio the SIGKILL `event` may take, and whether anything excuses more than usual."""
+    at, starved_s = float(event["at"]), float(event.get("starved", 0.0))
+    usual = world.sync_interval_s + 1.0 + starved_s
     failing = [
         window.begin
         for window in world.windows
-        if window.kind in (FULL, BROKEN) and window.begin <= at <= window.end + CARD_AGAIN_S
+        if window.kind in (FULL, BROKEN) and window.begin <= at <= window.end + CARD_AGAIN_S + starved_s
     ]
     # Faults that follow each other closely are one.
     for window in sorted(world.windows, key=lambda window: -window.begin):
@@ -198,7 +204,8 @@ def _locate(
     world: World, name: str, pcm: bytes, position: int, before: Sequence[Stretch], verdict: Verdict
 ) -> list[Stretch]:
     """Where in the source `pcm` comes from; several stretches where it jumps, which it must not."""
-    source, found, at = world.source.pcm, [], 0
+    source, at = world.source.pcm, 0
+    found: list[Stretch] = []
     while at < len(pcm):
         piece = pcm[at : at + _LOOK]
         last = [*before, *found][-1:]
@@ -252,15 +259,16 @@ def _judge_coverage(world: World, events: Sequence[dict[str, Any]], stretches: l
     for event in events:
         if event["kind"] in ("kill", "exited"):
             at = float(event["at"])
-            bound, is_excused = _bound_s(world, at)
+            bound, is_excused = _bound_s(world, event)
             taken.append((int((at - bound) * world.rate), _opened_after(events, at, end)))
             if event["kind"] == "kill":
-                lost = _sum(
-                    _without(_within(holes, first, int(at * world.rate), at * world.rate - 30 * world.rate), missed)
-                )
+                heard = [int(other["frame"]) for other in events if other["kind"] == "open" and other["at"] < at]
+                lost = _sum(_without(_across(holes, max(heard, default=first), int(at * world.rate)), missed))
                 verdict.excused_kills += is_excused
                 if not is_excused:
-                    verdict.lost_by_kill_s.append(round(lost / world.rate, 3))
+                    starved_s = float(event.get("starved", 0.0))
+                    verdict.starved_s = max(verdict.starved_s, starved_s)
+                    verdict.lost_by_kill_s.append(round(max(0.0, lost / world.rate - starved_s), 3))
     unexplained = _without(holes, [*missed, *taken])
     for a, b in unexplained:
         verdict.unaccounted += b - a
@@ -279,10 +287,9 @@ def _is_killed(events: Sequence[dict[str, Any]], begin: float, end: float) -> bo
     return any(event["kind"] in ("kill", "exited") and begin - 2 <= event["at"] <= end for event in events)
 
 
-def _within(spans: Iterable[Span], first: int, last: int, after: float) -> list[Span]:
-    """The parts of `spans` between `first` and `last` that touch what was heard in the time before `last`."""
-    low = max(first, int(after))
-    return [(max(a, low), min(b, last)) for a, b in spans if a < last and b >= last]
+def _across(spans: Iterable[Span], first: int, last: int) -> list[Span]:
+    """The parts between `first` and `last` of those that go on beyond `last`."""
+    return [(max(a, first), last) for a, b in spans if a < last <= b]
 
 
 def _without(spans: Iterable[Span], others: Iterable[Span]) -> list[Span]:

@@ -20,12 +20,13 @@ def free_before_durable() -> None:
     from edge.adapters.spool.card import CardRecording
 
     kept = CardRecording.free
-    CardRecording.free = lambda self, delivered: kept(self, 1 << 40)  # type: ignore[method-assign]
+    CardRecording.free = lambda self, last: kept(self, 1 << 40)  # type: ignore[method-assign]
 
 
 def _tail(change: Callable[[Any, Any], Any]) -> None:
-    from edge.adapters.spool import directory
+    import edge.adapters.spool.directory
 
+    directory: Any = edge.adapters.spool.directory
     whole = directory.tail_of
 
     def tail_of(segments: Any, **options: Any) -> Any:

@@ -28,7 +28,7 @@ def speed_up(pace: float, utc_minus_boot_s: float | None = None) -> None:
 
     time.clock_gettime = fast_clock
     time.monotonic = lambda: pace * monotonic()
-    time.sleep = lambda seconds: sleep(seconds / pace)
+    time.sleep = lambda seconds: sleep(float(seconds) / pace)
     if utc_minus_boot_s is not None:
         time.time = lambda: fast_clock(time.CLOCK_BOOTTIME) + utc_minus_boot_s
 

@@ -169,8 +169,8 @@ def inhabit(folder: Path) -> None:
         return whole_build(*args, **{**options, "clock": WorldClock(world)})
 
     spool.SpoolDirectory.__init__ = smaller  # type: ignore[method-assign, assignment]
-    app.build = build
-    app.open_source = lambda *args, **options: WorldMicrophone(world, log)
+    root: Any = app
+    root.build, root.open_source = build, lambda *args, **options: WorldMicrophone(world, log)
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ ARTIFACTS = ROOT / "out" / "chaos"
 DRAIN_ROOM_S = 90.0  # ours: for all that is owed when the faults are over
 MUTANT_DRAIN_ROOM_S = 20.0
 _AGAIN_S = 0.2  # ours: before a recorder that ended by itself is started again
+_LOOK_S = 0.02  # ours
+_FIGURES = "unaccounted", "duplicated", "recordings", "microphone_s", "lost_by_kill_s", "starved_s", "excused_kills"
 _LEAD_S = 2.0  # world time runs before the first recorder does
 _MODULE = {"receiver": "tests.chaos.receiver", "recorder": "tests.chaos.recorder"}
 
@@ -66,6 +69,7 @@ class Result:
     recordings: int = 0
     microphone_s: float = 0.0
     lost_by_kill_s: list[float] = field(default_factory=list)
+    starved_s: float = 0.0
     excused_kills: int = 0
     took_s: float = 0.0
 
@@ -108,6 +112,39 @@ def _settings(plan: Plan, ring_s: float, keep_days: int, folder: Path) -> Settin
             "spool": {"sync_interval": 1.0, "keep_days": keep_days, "max_bytes": 256 << 20},
         },
     )
+
+
+class Waiting:
+    """How long all threads of a process were ready to run and had no processor (schedstat), over time."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, float]] = deque(maxlen=4000)
+
+    async def watch(self, recorder: Child) -> None:
+        """Look again and again, until cancelled or it is gone."""
+        while recorder.returncode is None:
+            self.look(recorder.pid)
+            await asyncio.sleep(_LOOK_S)  # a rhythm
+
+    def look(self, pid: int) -> None:
+        """Look now."""
+        waited = 0
+        for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError, IndexError):  # a thread that has ended
+                waited += int(path.read_text().split()[1])
+        self._seen.append((time.monotonic(), waited / 1e9))
+
+    def starved_s(self, bound_s: float, pace: float) -> float:
+        """Of what a recorder did within `bound_s` and the result, both in its seconds, up to now: how late that was."""
+        result, (now, waited) = 0.0, self._seen[-1]
+        for _ in range(20):
+            since = now - (bound_s + result) / pace
+            before = [entry for at, entry in self._seen if at <= since][-1:] or [self._seen[0][1]]
+            later = pace * max(0.0, waited - before[0])
+            if later <= result + 0.01:
+                break
+            result = later
+        return result
 
 
 class Run:
@@ -198,11 +235,13 @@ class Run:
             ended = asyncio.create_task(recorder.wait(1e6))
             over = asyncio.create_task(self._over.wait())
             waits = [task for task in (due, ended, over) if task is not None]
+            waiting = Waiting()
+            watching = asyncio.create_task(waiting.watch(recorder))
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             is_due, has_ended = due is not None and due.done(), ended.done()
-            for task in waits:
+            for task in (*waits, watching):
                 task.cancel()
-            await asyncio.wait(waits)
+            await asyncio.wait([*waits, watching])
             if has_ended:
                 code = recorder.returncode
                 self.log.tell("exited", self.world.now_s(), code=code)
@@ -214,8 +253,11 @@ class Run:
                 recorder = await self._start()
             elif is_due and kill is not None:
                 del self._kills[0]
-                self.log.tell("kill", self.world.now_s())
+                at_s = self.world.now_s()
+                waiting.look(recorder.pid)
+                starved_s = waiting.starved_s(self.world.sync_interval_s + 1.0, self.plan.pace)
                 await recorder.kill()
+                self.log.tell("kill", at_s, starved=round(starved_s, 2))
                 self._keep_card()
                 await asyncio.sleep(kill.after_s / self.plan.pace)
                 recorder = await self._start()
@@ -287,7 +329,7 @@ async def perform(plan: Plan, folder: Path) -> Result:
         result.problems.append(f"the audit failed; {audit.tail()}")
     result.problems += verdict.get("problems", [])
     result.faults = verdict.get("faults", {})
-    for name in ("unaccounted", "duplicated", "recordings", "microphone_s", "lost_by_kill_s", "excused_kills"):
+    for name in _FIGURES:
         if name in verdict:
             setattr(result, name, verdict[name])
     result.took_s = time.monotonic() - begun_at

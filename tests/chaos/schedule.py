@@ -98,10 +98,10 @@ def _steps(dice: random.Random, seconds: float) -> tuple[ClockStep, ...]:
     """Wrong and not trusted at first (mostly), set by hand, then synchronised and stepped: in the end right."""
     if dice.random() < 0.2:
         return (ClockStep(0.0, 0.0, trusted=True),)
-    steps = [ClockStep(0.0, dice.choice([-40 * 365 * 86400.0, 5.0, -HALF_HOUR_S]), trusted=False)]
-    for at in sorted(dice.uniform(3.0, 0.6 * seconds) for _ in range(dice.randrange(3))):
-        steps.append(ClockStep(round(at, 2), dice.uniform(-HALF_HOUR_S, HALF_HOUR_S), trusted=False))
-    return (*steps, ClockStep(round(dice.uniform(0.6, 0.9) * seconds, 2), 0.0, trusted=True))
+    first = ClockStep(0.0, dice.choice([-40 * 365 * 86400.0, 5.0, -HALF_HOUR_S]), trusted=False)
+    moments = sorted(dice.uniform(3.0, 0.6 * seconds) for _ in range(dice.randrange(3)))
+    by_hand = (ClockStep(round(at, 2), dice.uniform(-HALF_HOUR_S, HALF_HOUR_S), trusted=False) for at in moments)
+    return (first, *by_hand, ClockStep(round(dice.uniform(0.6, 0.9) * seconds, 2), 0.0, trusted=True))
 
 
 def scaled(fault: network.Fault, pace: float) -> network.Fault:
