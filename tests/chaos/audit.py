@@ -4,10 +4,10 @@ It is given the world (source and schedule), the log of what really happened, th
 at each SIGKILL, and as it is in the end. It imports nothing of `edge`.
 
 Each recording's audio is found again in the source by its content. Then every frame from the first that a microphone
-gave to the stop must lie in exactly one recording; or in what a lost microphone did not give (frame by frame, by the log
-of the one who took it away); or in what a SIGKILL took: at most `sync_interval` + 1 s before it, and the time until
-a microphone was open again. While the card failed, what was not on it yet adds to that; and so does the time for which
-the recorder was ready to run and had no processor, by the kernel's word.
+gave to the stop must lie in exactly one recording; or in what a lost microphone did not give (frame by frame, by the
+log of the one who took it away); or in what a SIGKILL took: at most `sync_interval` + 1 s before it, and the time
+until a microphone was open again. While the card failed, what was not on it yet adds to that; and so does the time
+for which the recorder was ready to run and had no processor, by the kernel's word.
 """
 
 from __future__ import annotations

@@ -20,7 +20,11 @@ def free_before_durable() -> None:
     from edge.adapters.spool.card import CardRecording
 
     kept = CardRecording.free
-    CardRecording.free = lambda self, last: kept(self, 1 << 40)  # type: ignore[method-assign]
+
+    def free(self: CardRecording, last: int) -> None:
+        kept(self, 1 << 40)
+
+    CardRecording.free = free  # type: ignore[method-assign]
 
 
 def _tail(change: Callable[[Any, Any], Any]) -> None:
