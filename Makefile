@@ -2,8 +2,8 @@
 
 PYTHON ?=
 SABOTAGE ?=
-WORKLOAD ?= append
-CUTS ?= 200
+WORKLOAD ?= $(addprefix tests.power.edge:,offline online dead sealing)
+CUTS ?= 50
 BIN := .venv/bin
 PY := $(BIN)/python
 # What the tests of the real sound adapter need: ALSA without a sound card.
@@ -56,11 +56,13 @@ bench-cpu: env
 campaign: env
 	@$(PY) -m tests.campaign
 
-## make test-power    200 power cuts on a real ext4 disk, as root; WORKLOAD=append_unsynced must fail
+## make test-power    200 power cuts of the recorder on a real ext4 disk, as root; WORKLOAD=tests.power.edge:unsynced must fail
 .PHONY: test-power
 test-power: env
 	@tests/tools/debian qemu-system-common e2fsprogs util-linux
-	@$(PY) -m tests.power --cuts $(CUTS) --workload $(WORKLOAD)
+	@set -e; for workload in $(WORKLOAD); do \
+		$(PY) -m tests.power --cuts $(CUTS) --runs 2 --workload $$workload; \
+	done
 
 ## make env           .venv with everything, and the Debian packages; PYTHON=python3.12 picks another Python
 .PHONY: env

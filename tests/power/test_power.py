@@ -52,6 +52,18 @@ def test_what_syncs_keeps_its_promises(workload: str) -> None:
         assert sum(map(int, re.findall(rf"(\d+) {what}", output))) > 5, output
 
 
+@pytest.mark.parametrize("workload", ["online", "sealing"])
+def test_what_the_recorder_captured_is_safe_two_seconds_later(workload: str) -> None:
+    code, failed, printed = power(f"tests.power.edge:{workload}", 20, "--runs", "1")
+    assert (code, failed) == (0, 0), printed
+
+
+def test_without_its_syncs_it_is_not() -> None:
+    code, failed, printed = power("tests.power.edge:unsynced", 20, "--runs", "1")
+    assert code == 1, printed
+    assert failed >= 5, printed
+
+
 @pytest.mark.parametrize(("workload", "least"), [("append_unsynced", 25), ("append_early", 15), ("sqlite_normal", 5)])
 def test_what_does_not_sync_in_time_fails(workload: str, least: int) -> None:
     code, failed, output = power(workload)
