@@ -511,15 +511,14 @@ def test_a_correction_outlives_the_run_that_made_it(rig: Rig, monkeypatch: pytes
     assert typed.code == 5
     tell = Screen.tell
 
-    def vanish(self: Screen, happening: Happening) -> None:
+    def interrupt(self: Screen, happening: Happening) -> None:
         tell(self, happening)
         if happening.kind == "corrected":
-            rig.receiver.stop()
+            refuse_conflict(rig)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Screen, "tell", vanish)
-        rig.record("--source", "tone:440", "--seconds", "1", "--agent", "edge", "--drain-timeout", "1")
-    rig.receiver.begin()
+        patch.setattr(Screen, "tell", interrupt)
+        assert rig.record("--source", "tone:440", "--seconds", "1", "--agent", "edge").code == 5
     name = typed.account["recording"]
     assert rig.kept == {name}
     manifest = json.loads((rig.state / "spool" / "recordings" / name / "manifest.json").read_text())
