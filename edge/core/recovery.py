@@ -85,34 +85,30 @@ def rebuild(
     tail: Tail,
     torn: int = 0,
     damaged_lines: int = 0,
-    *,
-    is_start_missing: bool = False,
 ) -> Recovered:
-    """The account that manifest, journal and segments tell together. `is_start_missing`: before the first segment there
-    was one that cannot be read. Raises ValueError where they contradict each other."""
+    """The account that manifest, journal and segments tell together. Raises ValueError where they contradict each
+    other."""
     told = _Told(tail.delivered, tail.handled, meta.ended_by)
     for entry in entries:
         told.hear(entry)
     delivered = tail.last_seq if meta.state is CardState.DELIVERED else told.delivered
-    missing_to = segments[0].first_seq - 1 if is_start_missing else 0
-    if is_start_missing:
-        segments = [Segment(1, 0, 0), *segments]
     base = segments[0] if segments else Segment(tail.last_seq + 1, tail.end_position, tail.end_position)
     ordered = sorted(told.gaps.values(), key=lambda gap: (gap.before_seq, gap.position))
     lost = list(told.lost.values())
     first = base.first_seq if segments else 0
-    here = [
-        gap for gap in ordered if gap.before_seq == first
-    ]  # delivered with the packet behind them, so maybe not yet
+    # Delivered with the packet behind them, so maybe not yet.
+    here = [gap for gap in ordered if gap.before_seq == first]
     start = Segment(base.first_seq, base.position - sum(gap.frames for gap in here), base.offset)
-    ledger = _base(meta.packet_frames, start, delivered, [gap for gap in ordered if gap.before_seq < first], lost)
+    gone = [gap for gap in ordered if gap.before_seq < first]
+    missing = _missing(meta.packet_frames, start, delivered, gone, lost)
+    ledger = _base(meta.packet_frames, start, gone, [*lost, *missing])
     for gap in here:
         ledger.gap(gap.frames, gap.cause)
     _fill(ledger, [gap for gap in ordered if gap.before_seq > first], tail)
     if meta.has_audio and meta.state is not CardState.RECORDING:  # it was whole when it was sealed
         ledger.gap(max(0, (told.ended_at or 0) - ledger.expected), DAMAGED)
     ledger.end()
-    ledger.is_cut = meta.state is CardState.RECORDING or told.ended_by in (CRASH, POWER)  # sealed by its heir
+    ledger.is_cut = meta.state is CardState.RECORDING
     if segments and ledger.last != tail.last_seq:
         raise ValueError("its packets and its gaps do not fit together")
     for segment in segments:
@@ -125,7 +121,6 @@ def rebuild(
         if ledger.delivered < hole.first and hole.last <= ledger.last:
             lose(ledger, hole.first, hole.last, hole.cause)
             ledger.pass_over(hole.first, hole.last)  # whether one had gone out before, and arrived, nobody wrote down
-    missing = lose(ledger, delivered + 1, missing_to, DAMAGED)
     delivered = min(max(delivered, base.first_seq - 1), ledger.last)
     if delivered > ledger.delivered:
         ledger.deliver(delivered)
@@ -191,9 +186,31 @@ class _Told:
                 self.ended_by, self.ended_at = self.ended_by or entry.by, entry.position
 
 
-def _base(
-    packet_frames: int, base: Segment, delivered: int, gaps: Iterable[GapEntry], lost: Iterable[LostEntry]
-) -> Ledger:
+def _missing(
+    packet_frames: int, base: Segment, delivered: int, gaps: Sequence[GapEntry], lost: Iterable[LostEntry]
+) -> list[LostEntry]:
+    """What stood before the first segment that is there, and is neither marked as delivered, as all is before it is
+    freed, nor known to be lost."""
+    last = base.first_seq - 1
+    if delivered >= last:
+        return []
+    before = Ledger(packet_frames)
+    try:
+        _fill(before, gaps, Tail(last, base.position))
+        before.end()
+    except ValueError:
+        pass
+    if before.last != last:  # the journal lacks a gap: then nobody knows which packets were short
+        before = Ledger(packet_frames)
+        before.capture(min(base.offset, last * packet_frames))
+        before.end()
+    for entry in lost:
+        if entry.last <= before.last:
+            lose(before, entry.first, entry.last, entry.cause)
+    return lose(before, delivered + 1, before.last, DAMAGED)
+
+
+def _base(packet_frames: int, base: Segment, gaps: Iterable[GapEntry], lost: Iterable[LostEntry]) -> Ledger:
     """The account up to the first segment that is still there; what was before it is delivered or lost."""
     before: dict[str, int] = {}
     for gap in gaps:
@@ -204,12 +221,6 @@ def _base(
     if unexplained:
         before[UNEXPLAINED] = before.get(UNEXPLAINED, 0) + unexplained
     delivered_frames = base.offset
-    gone = range(delivered + 1, base.first_seq)
-    known = sum(max(0, min(entry.last + 1, gone.stop) - max(entry.first, gone.start)) for entry in lost)
-    missing = (len(gone) - known) * packet_frames
-    if missing > 0:  # what is freed was marked as delivered before: this was not
-        before[DAMAGED] = before.get(DAMAGED, 0) + missing
-        delivered_frames -= missing
     for entry in lost:
         if entry.last < base.first_seq:
             before[entry.cause] = before.get(entry.cause, 0) + entry.frames

@@ -211,7 +211,7 @@ class Spooler:
                 card.correct(held.recording.settings)
             self._write(held, card)
             if drop_to:
-                card.free(drop_to)
+                self._free_to(held, card, drop_to)
                 held.drop_to = 0
             self._milestones(held, card, ended_by, delivered_utc_s)
         except OSError as error:
@@ -279,9 +279,14 @@ class Spooler:
         from one that was freed."""
         delivered, oldest = held.recording.ledger.delivered, card.oldest()
         if not held.is_kept and oldest is not None and oldest[1] <= delivered:
-            card.note([MarkEntry(delivered, max(delivered, held.recording.handled))])
-            card.sync()
-            card.free(delivered)
+            self._free_to(held, card, delivered)
+
+    @staticmethod
+    def _free_to(held: Held, card: Card, last: int) -> None:
+        delivered = held.recording.ledger.delivered
+        card.note([MarkEntry(delivered, max(delivered, held.recording.handled))])
+        card.sync()
+        card.free(last)
 
     def _milestones(self, held: Held, card: Card, ended_by: str, delivered_utc_s: float | None) -> None:
         if ended_by and card.manifest.state is CardState.RECORDING:

