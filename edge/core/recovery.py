@@ -116,6 +116,8 @@ def rebuild(
     if segments and ledger.last != tail.last_seq:
         raise ValueError("its packets and its gaps do not fit together")
     for segment in segments:
+        if not base.first_seq <= segment.first_seq <= ledger.last:
+            raise ValueError("its segments are not in order")
         packet = ledger.packet(segment.first_seq)
         if (packet.position, packet.offset) != (segment.position, segment.offset):
             raise ValueError("a segment does not begin where the journal says")

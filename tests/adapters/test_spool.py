@@ -1,4 +1,4 @@
-"""The spool on a real folder: what was durable stays, bit for bit, and what is damaged costs itself and nothing else."""
+"""The spool on a real folder: what was durable stays, bit for bit; what is damaged costs itself and nothing else."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from edge.adapters.spool import CardFull, CardRecording, SpoolDirectory, segments
+from edge.adapters.spool import CardFull, CardRecording, SpoolDirectory
 from edge.core.journal import BootEntry, EndEntry, GapEntry, MarkEntry
 from edge.core.manifest import CardState, Manifest
+from edge.core.packet import encode_header
 from edge.core.recovery import DAMAGED, UNEXPLAINED, Recovered
 from edge.core.segment import BLOCK_BYTES, CardPacket, record_bytes
 from edge.errors import UnreadableError
@@ -194,6 +195,18 @@ def test_a_segment_of_which_nothing_was_durable_is_none(spool: SpoolDirectory) -
     assert len(loaded.segments) == 1
 
 
+def test_a_file_of_its_own_that_was_taken_again_and_not_begun_is_passed_over(spool: SpoolDirectory) -> None:
+    """What is freed is used again by the same recording; until its header is written it still has the old one."""
+    card = begun(spool)
+    write(card, 1, 25)
+    first = card.segments[0].path.read_bytes()
+    card.free(10)
+    (card.folder / "000003.seg").write_bytes(first)
+    loaded, found = load(spool)
+    assert (found.ledger.delivered, found.ledger.last) == (10, 25)
+    assert read(loaded, 11, 25) == wanted(11, 25)
+
+
 @pytest.mark.parametrize("header", [bytes(BLOCK_BYTES), None])
 def test_a_file_that_was_taken_and_not_begun_is_passed_over(spool: SpoolDirectory, header: bytes | None) -> None:
     """Its header is none, or still the one of another recording."""
@@ -300,8 +313,7 @@ def test_a_damaged_packet_at_the_end_of_what_was_sealed_is_lost(spool: SpoolDire
     card, found = load(spool)
     assert (found.ledger.last, found.ledger.lost, found.ended_by) == (24, {DAMAGED: P}, "stop")
     assert read(card, 21, 24) == wanted(21, 24)
-    quick, quickly = load(spool, is_quick=True)
-    assert quickly.ledger.last == 24
+    assert load(spool, is_quick=True)[1].ledger.last == 24
 
 
 def test_damage_in_the_last_segment_of_what_was_sealed_is_no_end(spool: SpoolDirectory) -> None:
@@ -349,7 +361,7 @@ def test_a_bad_sector_costs_its_packets_only(spool: SpoolDirectory, monkeypatch:
             raise OSError(errno.EIO, "Input/output error")
         return pread(descriptor, count, place)
 
-    monkeypatch.setattr(segments.os, "pread", failing)
+    monkeypatch.setattr(os, "pread", failing)
     assert read(card, 1, 12) == wanted(1, 12, without=(5,))
 
 
@@ -563,7 +575,7 @@ def day_of(spool: SpoolDirectory, hours: int) -> Manifest:
 
     def records(first: int, stop: int) -> Iterator[CardPacket]:
         for seq in range(first, stop):
-            wire = segments_wire(seq, frames) + payload
+            wire = encode_header(seq, 1.0e12, frames, AUDIO) + payload
             yield CardPacket(wire, (seq - 1) * frames, seq * 100_000)
 
     first = 1
@@ -578,12 +590,6 @@ def day_of(spool: SpoolDirectory, hours: int) -> Manifest:
         first = stop
     card.close()
     return card.manifest
-
-
-def segments_wire(seq: int, frames: int) -> bytes:
-    from edge.core.packet import encode_header
-
-    return encode_header(seq, 1.0e12, frames, AUDIO)
 
 
 def test_a_day_of_audio_opens_quickly_and_in_little_memory(tmp_path: Path) -> None:

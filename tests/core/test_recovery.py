@@ -404,6 +404,7 @@ def test_a_recording_without_audio_has_an_account_of_none() -> None:
         ([GapEntry(1, 0, 99, "xrun")], [Segment(3, 2 * P, 2 * P)], Tail(3, 3 * P), "more gaps than time"),
         ([GapEntry(2, 4, 4, "xrun"), GapEntry(3, 5, 1, "x")], [Segment(1, 0, 0)], Tail(4, 99), "middle of audio"),
         ([], [Segment(1, 0, 0)], Tail(3, 2 * P), "do not fit together"),
+        ([], [Segment(2, P, P), Segment(1, 0, 0)], Tail(3, 3 * P), "not in order"),
         ([], [Segment(1, 0, 0), Segment(2, P + 1, P)], Tail(3, 3 * P), "does not begin where"),
     ],
 )

@@ -48,8 +48,8 @@ def segments_in(folder: Path, meta: Manifest) -> tuple[list[SegmentFile], list[P
         except Torn:
             headless.append(path)
             continue
-        if header.recording_id != meta.recording_id:
-            headless.append(path)  # it still has the header of an earlier life
+        if header.recording_id != meta.recording_id or path.stem != f"{header.index:06d}":
+            headless.append(path)  # it still has the header of an earlier life, maybe in this very recording
             continue
         if (header.audio, header.packet_frames) != (meta.audio, meta.packet_frames):
             raise ValueError(f"{path.name} is of another format")
