@@ -6,7 +6,7 @@ The account of a recording that was cut off closes at its last whole record: not
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edge.core.journal import BootEntry, EndEntry, Entry, GapEntry, LostEntry, MarkEntry, SessionEntry
 from edge.core.ledger import Ledger
@@ -112,7 +112,7 @@ def rebuild(
     if meta.has_audio and meta.state is not CardState.RECORDING:  # it was whole when it was sealed
         ledger.gap(max(0, (told.ended_at or 0) - ledger.expected), DAMAGED)
     ledger.end()
-    ledger.is_cut = meta.state is CardState.RECORDING
+    ledger.is_cut = meta.state is CardState.RECORDING or meta.ended_by in (CRASH, POWER)
     if segments and ledger.last != tail.last_seq:
         raise ValueError("its packets and its gaps do not fit together")
     for segment in segments:
@@ -178,7 +178,8 @@ class _Told:
             case BootEntry():
                 self.boots[entry.boot] = entry
             case SessionEntry():
-                self.sessions[entry.session_id] = entry
+                known = self.sessions.get(entry.session_id, entry)  # told again, delivery may have come further
+                self.sessions[entry.session_id] = replace(entry, first_seq=min(known.first_seq, entry.first_seq))
                 self.delivered = max(self.delivered, entry.first_seq - 1)  # where it began, all before was delivered
             case GapEntry():
                 self.gaps[entry.before_seq, entry.cause] = entry
@@ -204,7 +205,10 @@ def _base(
     if unexplained:
         before[UNEXPLAINED] = before.get(UNEXPLAINED, 0) + unexplained
     delivered_frames = base.offset
-    missing = (base.first_seq - 1 - delivered) * packet_frames
+    given_up = sum(
+        entry.last - max(entry.first - 1, delivered) for entry in lost if delivered < entry.last < base.first_seq
+    )
+    missing = (base.first_seq - 1 - delivered - given_up) * packet_frames
     if missing > 0:  # what is freed was marked as delivered before: this was not
         before[DAMAGED] = before.get(DAMAGED, 0) + missing
         delivered_frames -= missing
