@@ -112,7 +112,7 @@ def rebuild(
     if meta.has_audio and meta.state is not CardState.RECORDING:  # it was whole when it was sealed
         ledger.gap(max(0, (told.ended_at or 0) - ledger.expected), DAMAGED)
     ledger.end()
-    ledger.is_cut = meta.state is CardState.RECORDING or meta.ended_by in (CRASH, POWER)
+    ledger.is_cut = meta.state is CardState.RECORDING or told.ended_by in (CRASH, POWER)  # sealed by its heir
     if segments and ledger.last != tail.last_seq:
         raise ValueError("its packets and its gaps do not fit together")
     for segment in segments:
@@ -205,10 +205,9 @@ def _base(
     if unexplained:
         before[UNEXPLAINED] = before.get(UNEXPLAINED, 0) + unexplained
     delivered_frames = base.offset
-    given_up = sum(
-        entry.last - max(entry.first - 1, delivered) for entry in lost if delivered < entry.last < base.first_seq
-    )
-    missing = (base.first_seq - 1 - delivered - given_up) * packet_frames
+    gone = range(delivered + 1, base.first_seq)
+    known = sum(max(0, min(entry.last + 1, gone.stop) - max(entry.first, gone.start)) for entry in lost)
+    missing = (len(gone) - known) * packet_frames
     if missing > 0:  # what is freed was marked as delivered before: this was not
         before[DAMAGED] = before.get(DAMAGED, 0) + missing
         delivered_frames -= missing

@@ -170,6 +170,7 @@ class Spooler:
         except Exception as error:  # noqa: BLE001  (a bug must not end in a silent thread)
             bug = InternalError(f"the spool failed: {type(error).__name__}: {error}")
             self._call(lambda: self._say("bug", str(bug)))
+            is_clean = False
         for held in self._held:
             if held.card is not None:
                 with contextlib.suppress(OSError):

@@ -223,6 +223,19 @@ def test_a_file_that_was_taken_and_not_begun_is_passed_over(spool: SpoolDirector
     assert read(loaded, 9, 12) == wanted(9, 12)
 
 
+def test_a_file_that_was_freed_and_taken_again_by_the_same_recording_is_passed_over(spool: SpoolDirectory) -> None:
+    """A SIGKILL between the two left the header, and the whole records, of its earlier place."""
+    card = begun(spool)
+    write(card, 1, 10)
+    freed = card.segments[0].path.read_bytes()
+    write(card, 11, 20)
+    card.free(10)
+    (card.folder / "000002.seg").write_bytes(freed)
+    loaded, found = load(spool)
+    assert found.ledger.last == 20
+    assert read(loaded, 11, 20) == wanted(11, 20)
+
+
 def test_after_a_failed_sync_all_that_was_not_durable_is_written_again_elsewhere(spool: SpoolDirectory) -> None:
     card = begun(spool)
     write(card, 1, 4)
@@ -313,7 +326,8 @@ def test_a_damaged_packet_at_the_end_of_what_was_sealed_is_lost(spool: SpoolDire
     card, found = load(spool)
     assert (found.ledger.last, found.ledger.lost, found.ended_by) == (24, {DAMAGED: P}, "stop")
     assert read(card, 21, 24) == wanted(21, 24)
-    assert load(spool, is_quick=True)[1].ledger.last == 24
+    _, quickly = load(spool, is_quick=True)
+    assert quickly.ledger.last == 24
 
 
 def test_damage_in_the_last_segment_of_what_was_sealed_is_no_end(spool: SpoolDirectory) -> None:

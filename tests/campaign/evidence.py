@@ -44,7 +44,11 @@ def kept_packets(out: Path) -> list[tuple[str, list[Packet]]]:
 
 def stored_recording(out: Path) -> Recording:
     """The one recording in `out`: its WAV and its account."""
-    folder = _only_recording(out)
+    return recording_in(_only_recording(out))
+
+
+def recording_in(folder: Path) -> Recording:
+    """The recording in `folder`. Raises UnreadableError, OSError, ValueError."""
     wavs = sorted(folder.glob("*.wav"))
     if len(wavs) != 1:
         raise UnreadableError(f"{folder} has {len(wavs)} WAV files, not 1")

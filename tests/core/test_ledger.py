@@ -195,6 +195,23 @@ def test_losses_side_by_side_are_one_where_nothing_tells_them_apart() -> None:
     assert ledger.skip_lost(3) == 9
 
 
+def test_memory_grows_with_holes_not_with_what_is_lost() -> None:
+    ledger = ledger_of(3000)
+    for seq in range(1, 201):
+        ledger.lose(seq, seq, "overflow")
+        ledger.pass_over(seq - seq % 7, seq)
+    ledger.pass_over(1, 200)
+    assert len(ledger._holes) == 1
+
+
+def test_a_hole_before_what_is_on_the_card_is_not_in_ram() -> None:
+    ledger = ledger_of(60)
+    ledger.lose(2, 2, "card")
+    assert ledger.sync(3) == 30
+    assert (ledger.card_frames, ledger.ram_frames) == (20, 30)
+    assert ledger.kept_between(5, 5) == 10
+
+
 def test_the_last_packet_may_be_lost_too() -> None:
     ledger = ledger_of(25)
     ledger.end()
@@ -264,6 +281,10 @@ def test_the_card_has_what_is_synced_and_still_owed() -> None:
     assert (ledger.synced, ledger.card_frames, ledger.ram_frames) == (4, 0, 4)
     with pytest.raises(InternalError, match="on the card"):
         ledger.sync(7)
+    back = ledger_of(60)
+    back.sync(5)
+    assert back.sync(4) == 50
+    assert (back.synced, back.ram_frames) == (5, 10)
     late = ledger_of(30)
     late.deliver(2)
     assert late.sync(2) == 20
@@ -413,3 +434,10 @@ def test_the_equation_holds_beside_a_plain_list(steps: list[tuple[str, int]]) ->
     ]
     ledger.deliver(ledger.last)
     assert ledger.ram_frames == 0
+
+
+def test_the_place_in_the_stored_audio_is_the_offset_less_the_first() -> None:
+    ledger = Ledger(10, 1000)
+    ledger.capture(25)
+    assert ledger.start_offset == 1000
+    assert ledger.packet(2).offset - ledger.start_offset == 10

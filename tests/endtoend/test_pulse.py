@@ -18,7 +18,7 @@ from tests.rig.process import Child
 from tests.rig.pulse import DEVICE, PulseMicrophone
 
 PROBE_FRAMES = 64
-LEAD_S = 3.0  # silence before the noise: the recorder starts meanwhile
+LEAD_S = 3.0  # silence before the noise, while player and recorder settle
 TAIL_S = 3.0  # and behind it, so that its end is inside
 
 
@@ -67,6 +67,8 @@ async def test_noise_through_alsa_stands_bit_exact_in_the_received_wav(
                 env=microphone.environment,
             )  # fmt: skip
             async with recorder:
+                async with asyncio.timeout(60), recorder._news:  # on a loaded machine it starts late
+                    await recorder._news.wait_for(lambda: any(" recording " in line for line in recorder.stderr))
                 player = microphone.play(noise, lead_s=LEAD_S)
                 assert await recorder.wait(seconds + 60) == 0, recorder.tail()
                 assert await asyncio.to_thread(player.wait, 10) == 0

@@ -138,7 +138,11 @@ class CardRig:
 
     def on_card(self, recording_id: str = IDS[0]) -> dict[int, tuple[int, bytes]]:
         """Position and audio of each packet on the card, by number."""
-        card, found = self.load(recording_id)
+        return self.packets(*self.load(recording_id))
+
+    @staticmethod
+    def packets(card: CardRecording, found: Recovered) -> dict[int, tuple[int, bytes]]:
+        """See `on_card`."""
         first = card.segments[0].header.first_seq if card.segments else 1
         return {
             seq: (packet.position, packet.wire[32:])

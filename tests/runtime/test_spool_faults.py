@@ -145,11 +145,11 @@ class Course:
         if not held.durable:
             return
         assert not ledger.ended or ledger.expected == self.expected()
-        found = self.rig.on_card()
+        card, recovered = self.rig.load()
+        found = self.rig.packets(card, recovered)
         for seq in range(ledger.delivered + 1, held.durable + 1):
             packet = ledger.packet(seq)
             assert found[seq] == (packet.position, pattern(packet.position, packet.frames)), f"packet {seq}"
-        _, recovered = self.rig.load()
         again = recovered.ledger
         assert again.expected == again.delivered_frames + again.kept_frames + sum(again.lost.values())
         assert again.delivered <= ledger.delivered
