@@ -6,7 +6,7 @@ The account of a recording that was cut off closes at its last whole record: not
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edge.core.journal import BootEntry, EndEntry, Entry, GapEntry, LostEntry, MarkEntry, SessionEntry
 from edge.core.ledger import Ledger
@@ -173,7 +173,8 @@ class _Told:
             case BootEntry():
                 self.boots[entry.boot] = entry
             case SessionEntry():
-                self.sessions[entry.session_id] = entry
+                known = self.sessions.get(entry.session_id, entry)  # told again, delivery may have come further
+                self.sessions[entry.session_id] = replace(entry, first_seq=min(known.first_seq, entry.first_seq))
                 self.delivered = max(self.delivered, entry.first_seq - 1)  # where it began, all before was delivered
             case GapEntry():
                 self.gaps[entry.before_seq, entry.cause] = entry

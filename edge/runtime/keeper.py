@@ -41,8 +41,8 @@ class CardReader:
         self._ahead: dict[int, CardPacket] = {}
 
     async def load(self, first: int, last: int) -> None:
-        """Read `first` to `last` ahead. What cannot be read is lost, and said to be."""
-        card = self._card()
+        """Read `first` to `last` ahead, as far as the card has them. What cannot be read is lost, and said to be."""
+        card, last = self._card(), min(last, self._ledger.synced)
         self._ahead = {seq: packet for seq, packet in self._ahead.items() if seq >= first}
         if card is None:
             return

@@ -32,6 +32,7 @@ from edge.runtime.uplink import boot_clock
 _EXPIRE_S = 600.0  # how often it is looked for what need not be kept any more
 _MARK_S = 10.0  # how often delivery's progress is noted where no audio is written that could carry it
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_BATCH = 512  # packets made durable at once: after a long trouble the ring is not copied as a whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +210,10 @@ class Spooler:
             card = self._card(held)
             if card.manifest.settings != held.recording.settings:  # corrected; durable before their first session is
                 card.correct(held.recording.settings)
-            self._write(held, card)
-            if drop_to:
-                self._free_to(held, card, drop_to)
-                held.drop_to = 0
+            if not held.unsynced:
+                self._mark(held, card)
+            self._write(held, card, drop_to)
+            self._free(held, card)
             self._milestones(held, card, ended_by, delivered_utc_s)
         except OSError as error:
             if held.card is not None:
@@ -231,30 +232,30 @@ class Spooler:
             held.card = self._spool.create(held.meta, held.first_notes)
         return held.card
 
-    def _write(self, held: Held, card: Card) -> None:
-        entries = [item for item in held.unsynced if isinstance(item, Entry)]
-        packets, offsets, last = [], [], held.durable
-        for item in held.unsynced:
-            if isinstance(item, Due):
-                packet = self._packet(held, item)
-                if packet is not None:
-                    packets.append(packet)
-                    offsets.append(item.stored_offset)
-                last = item.packet.seq
-        if not held.unsynced:
-            self._mark(held, card)
-            self._free(held, card)
-            return
-        card.note(entries)
-        if packets:
-            card.append(packets, offsets, beyond_limit=bool(held.ended_by))
+    def _write(self, held: Held, card: Card, drop_to: int) -> None:
+        card.note([item for item in held.unsynced if isinstance(item, Entry)])
         card.sync()
-        held.unsynced.clear()
-        if last > held.durable:
-            held.durable = last
-            self._call(lambda: held.on_durable(last))
-        self._free(held, card)
-        self._look_at_room(held)
+        held.unsynced = [item for item in held.unsynced if isinstance(item, Due)]
+        if drop_to:  # on a full card this is the room for what follows
+            self._free_to(held, card, drop_to)
+            if held.drop_to == drop_to:
+                held.drop_to = 0
+        while held.unsynced:
+            self._append(held, card, [item for item in held.unsynced[:_BATCH] if isinstance(item, Due)])
+            del held.unsynced[:_BATCH]
+            self._look_at_room(held)
+
+    def _append(self, held: Held, card: Card, batch: list[Due]) -> None:
+        packets, offsets = [], []
+        for due in batch:
+            packet = self._packet(held, due)
+            if packet is not None:
+                packets.append(packet)
+                offsets.append(due.stored_offset)
+        card.append(packets, offsets, beyond_limit=bool(held.ended_by))
+        card.sync()
+        held.durable = last = batch[-1].packet.seq
+        self._call(lambda: held.on_durable(last))
 
     def _packet(self, held: Held, due: Due) -> CardPacket | None:
         """None where the ring has been used again: then the packet was delivered first."""
@@ -305,11 +306,25 @@ class Spooler:
 
     def _make_room(self, held: Held) -> bool:
         try:
-            if self._spool.make_room():
+            if self._spool.make_room() or self._free_kept():
                 return True
         except OSError:
             pass  # said with the next failure
         return bool(held.ended_by) and self._spool.give_up_ballast()
+
+    def _free_kept(self) -> bool:
+        """The same within recordings that are not delivered as a whole; False where there is nothing."""
+        with self._lock:
+            everything = list(self._held)
+        for held in everything:
+            card, delivered = held.card, held.recording.ledger.delivered
+            oldest = card.oldest() if card is not None and held.is_kept and not held.is_through else None
+            if card is not None and oldest is not None and oldest[1] <= delivered:
+                card.note([MarkEntry(delivered, max(delivered, held.recording.handled))])
+                card.sync()
+                card.free(delivered)
+                return True
+        return False
 
     def _look_at_room(self, held: Held) -> None:
         recording = held.recording

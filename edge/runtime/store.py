@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge.core.journal import BootEntry
+from edge.core.journal import BootEntry, EndEntry
 from edge.core.manifest import Manifest
 from edge.core.recovery import Recovered, Verdict, verdict
 from edge.core.resume import ACKS, Resume
@@ -140,6 +140,8 @@ class Store:
         recording.handled = found.handled
         recording.resume = self._resume(found, is_same_boot=is_same_boot)
         held.inbox.extend(found.missing)
+        if not found.ended_by:  # what lies behind it is cut off for good: it ends there at each later start, too
+            held.inbox.append(EndEntry(ledger.expected, held.ended_by))
         self._held[recording.recording_id] = held
         self.spooler.hold(held)
         return recording
@@ -170,10 +172,11 @@ class Store:
     def drop_oldest(self) -> float:
         """Give up the oldest segment of the oldest recording; returns how many seconds of it were not delivered."""
         for held in self._held.values():
-            card = held.card
-            oldest = None if card is None or held.drop_to else card.oldest()
+            oldest = None if held.card is None else held.card.oldest()
             if oldest is None:
                 continue
+            if oldest[1] <= held.drop_to:
+                return 0.0  # it is on its way
             ledger = held.recording.ledger
             first, last = max(oldest[0], ledger.delivered + 1), oldest[1]
             before = sum(ledger.lost.values())

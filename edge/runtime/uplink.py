@@ -144,7 +144,7 @@ class Uplink:
         self._recording = recording
         policy = replace(self._policy, audio=recording.audio, packet_frames=recording.ledger.packet_frames)
         self._session = session = Session(recording.ledger, policy, recording.anchor(), recording.resume)
-        self._at_server, recording.resume = None, None
+        self._at_server, recording.resume = session.at_server, None  # nothing was heard of that one yet
         self._earlier = tuple(recording.session_ids), recording.reconnects
         self._broken = loop.create_future()
         trying = asyncio.create_task(self._keep_trying(session), name="attempts")

@@ -143,7 +143,10 @@ class SpoolDirectory:
 
     def give_back(self, segment: Path) -> None:
         """A segment is delivered, or given up: its file is used again, or its space."""
-        size = segment.stat().st_size
+        try:
+            size = segment.stat().st_size
+        except FileNotFoundError:
+            return  # somebody else removed it: no reason to take no more audio
         pooled = self.segment_bytes * sum(1 for _ in self._pool.iterdir())
         if size == self.segment_bytes and pooled < self.max_bytes // _POOL_SHARE:
             self.system.rename(segment, self._pool / f"{secrets.token_hex(8)}{SUFFIX}")
@@ -275,7 +278,7 @@ class SpoolDirectory:
             segments, headless = segments_in(folder, meta)
             is_sealed = meta.state is not CardState.RECORDING
             names = [segment.path for segment in segments]
-            tail, torn = tail_of(segments, is_sealed=is_sealed, is_quick=is_quick)
+            tail, torn = tail_of(segments, is_sealed=is_sealed, is_quick=is_quick, until=_end(entries))
             if is_sealed:
                 headless += names[len(segments) :]
             summaries = [segment.summary for segment in segments]
@@ -349,6 +352,10 @@ def _journal(folder: Path) -> tuple[list[journal.Entry], int]:
         return journal.decode((folder / JOURNAL).read_bytes())
     except FileNotFoundError:
         return [], 1
+
+
+def _end(entries: Sequence[journal.Entry]) -> int | None:
+    return next((entry.position for entry in reversed(entries) if isinstance(entry, journal.EndEntry)), None)
 
 
 def _number(path: Path) -> int:

@@ -58,17 +58,19 @@ def segments_in(folder: Path, meta: Manifest) -> tuple[list[SegmentFile], list[P
     return found, [path for path in headless if found and path.name < found[-1].path.name]
 
 
-def tail_of(segments: list[SegmentFile], *, is_sealed: bool, is_quick: bool = False) -> tuple[Tail, int]:
-    """The last whole record, and how many after it were begun.
+def tail_of(
+    segments: list[SegmentFile], *, is_sealed: bool, is_quick: bool = False, until: int | None = None
+) -> tuple[Tail, int]:
+    """The last whole record, and how many after it were begun. `until`: the position at which the recording ended.
 
     What was cut off ends before its first torn record. In what was sealed whole a damaged one is no end: it counts
     as lost once it is read. `is_quick`: of what was sealed the last record is looked at alone, if it is whole.
     """
-    if is_sealed and is_quick and segments and (only := _last(segments[-1])) is not None:
+    if is_sealed and is_quick and segments and (only := _last(segments[-1], until)) is not None:
         return _tail(only, 0), 0
     torn = 0
     while segments:
-        last, alive_us, behind = _end_of(segments[-1], is_sealed=is_sealed)
+        last, alive_us, behind = _end_of(segments[-1], until, is_sealed=is_sealed)
         torn += behind
         if last is not None:
             return _tail(last, alive_us), torn
@@ -76,18 +78,20 @@ def tail_of(segments: list[SegmentFile], *, is_sealed: bool, is_quick: bool = Fa
     return Tail(), torn
 
 
-def _end_of(segment: SegmentFile, *, is_sealed: bool) -> tuple[CardPacket | None, int, int]:
+def _end_of(segment: SegmentFile, until: int | None, *, is_sealed: bool) -> tuple[CardPacket | None, int, int]:
     """Its last whole record, when the server surely was alive (see `Tail`), and how many behind it were begun."""
     last: CardPacket | None = None
     alive_us = behind = 0
     for packet, is_begun in records(segment):
+        if packet is not None and until is not None and packet.position >= until:
+            break
         if packet is None:
             behind += is_begun
             if is_sealed:
                 continue
             break
         if last is not None and packet.handled > last.handled:
-            alive_us = packet.boot_us
+            alive_us = last.boot_us  # it moved after that one was written
         segment.is_damaged = segment.is_damaged or bool(behind)
         last, behind = packet, 0
     return last, alive_us, behind
@@ -98,7 +102,7 @@ def _tail(last: CardPacket, alive_us: int) -> Tail:
     return Tail(last.seq, end, last.delivered, last.handled, last.boot, last.boot_us, alive_us)
 
 
-def _last(segment: SegmentFile) -> CardPacket | None:
+def _last(segment: SegmentFile, until: int | None) -> CardPacket | None:
     """The record at the end of a file that was shortened when it was sealed."""
     places = (segment.path.stat().st_size - BLOCK_BYTES) // segment.header.record_bytes
     if places < 1:
@@ -106,7 +110,7 @@ def _last(segment: SegmentFile) -> CardPacket | None:
     seq = segment.header.first_seq + places - 1
     packet = next(read(segment, seq, seq))[1]
     segment.is_damaged = False  # it may never have been shortened
-    return packet
+    return None if packet is not None and until is not None and packet.position >= until else packet
 
 
 def scan(segments: Sequence[SegmentFile], tail: Tail) -> Iterator[tuple[int, int, int]]:
@@ -154,8 +158,8 @@ def _pread(descriptor: int, place: int, size: int, count: int) -> list[bytes]:
     """`count` records; empty where the disk does not give one: a bad sector must not cost those around it."""
     try:
         data = os.pread(descriptor, size * count, place)
-        return [data[start : start + size] for start in range(0, size * count, size)]
     except OSError:
-        if count == 1:
-            return [b""]
+        data = b""
+    if len(data) < size * count and count > 1:  # so it ends, too, if the first sectors can be read
         return [record for i in range(count) for record in _pread(descriptor, place + i * size, size, 1)]
+    return [data[start : start + size] for start in range(0, size * count, size)]
