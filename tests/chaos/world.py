@@ -1,8 +1,8 @@
 """The world of one run: its time, its sound, and what goes wrong in it. Imports nothing of `edge`.
 
 Receiver and recorder live `pace` times as fast as we do: their boot clock is the machine's, times `pace` (pace.py).
-World time begins with the run, in their seconds. Frame n of the sound exists from world time n / rate on, whoever listens: so
-a recorder that was killed, or whose microphone was away, hears on from there, and each frame has one right place.
+World time begins with the run, in their seconds. Frame n of the sound exists from world time n / rate on, whoever
+listens: so a recorder that was killed, or whose microphone was away, hears on from there, and each frame has one right place.
 """
 
 from __future__ import annotations
