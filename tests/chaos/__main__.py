@@ -119,8 +119,8 @@ def mutant_plans(name: str) -> list[Plan]:
     acknowledged too early, a receiver has to.
     """
     if name == "receiver-early-ack":
-        return [Plan(seed, 150.0, mutant=name) for seed in range(200) if _receiver_kills(seed) >= 4][:4]
-    plans = (Plan(seed, 120.0, is_kills=True, mutant=name) for seed in range(200))
+        return [Plan(seed, 150.0, mutant=name) for seed in range(200) if _receiver_kills(seed) >= 3][:3]
+    plans = (Plan(seed, 150.0, is_kills=True, mutant=name) for seed in range(200))
     return [plan for plan in plans if not plan.schedule.keep_days][:3]
 
 
