@@ -4,6 +4,7 @@ PYTHON ?=
 SABOTAGE ?=
 WORKLOAD ?= $(addprefix tests.power.edge:,offline online dead sealing)
 CUTS ?= 50
+SEEDS ?= 20
 BIN := .venv/bin
 PY := $(BIN)/python
 # What the tests of the real sound adapter need: ALSA without a sound card.
@@ -55,6 +56,11 @@ bench-cpu: env
 .PHONY: campaign
 campaign: env
 	@$(PY) -m tests.campaign
+
+## make chaos         SEEDS=20 random schedules of everything that can go wrong, at 10 x the pace; goes on where it was
+.PHONY: chaos
+chaos: env
+	@$(PY) -m tests.chaos --seeds 0:$(SEEDS)
 
 ## make test-power    200 power cuts of the recorder on a real ext4 disk, as root; WORKLOAD=tests.power.edge:unsynced must fail
 .PHONY: test-power

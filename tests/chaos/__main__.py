@@ -112,6 +112,22 @@ def kill_plans(kills: int, pace: float, first: int = 0) -> list[Plan]:
     return plans
 
 
+def mutant_plans(name: str) -> list[Plan]:
+    """Runs whose faults meet what the mutant `name` does: in one of them at least they must be found.
+
+    To miss what was freed too early, or a record of the tail, a recorder has to die in an outage; to miss what was
+    acknowledged too early, a receiver has to.
+    """
+    if name == "receiver-early-ack":
+        return [Plan(seed, 150.0, mutant=name) for seed in range(200) if _receiver_kills(seed) >= 3][:3]
+    plans = (Plan(seed, 150.0, is_kills=True, mutant=name) for seed in range(200))
+    return [plan for plan in plans if not plan.schedule.keep_days][:3]
+
+
+def _receiver_kills(seed: int) -> int:
+    return sum(fault.kind is Kind.KILL for fault in Plan(seed, 150.0).schedule.network)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
@@ -126,7 +142,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     first, colon, last = args.seeds.partition(":")
     seeds = range(int(first), int(last) if colon else int(first) + 1)
-    if args.kills:
+    if args.mutant:
+        plans = mutant_plans(args.mutant)
+    elif args.kills:
         plans = kill_plans(args.kills, args.pace)
     else:
         plans = [Plan(seed, args.seconds or audio_s(seed), args.pace, mutant=args.mutant) for seed in seeds]

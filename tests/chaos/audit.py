@@ -5,9 +5,9 @@ at each SIGKILL, and as it is in the end. It imports nothing of `edge`.
 
 Each recording's audio is found again in the source by its content. Then every frame from the first that a microphone
 gave to the stop must lie in exactly one recording; or in what a lost microphone did not give (frame by frame, by the
-log of the one who took it away); or in what a SIGKILL took: at most `sync_interval` + 1 s before it, and the time
-until a microphone was open again. While the card failed, what was not on it yet adds to that; and so does the time
-for which the recorder was ready to run and had no processor, by the kernel's word.
+log of the one who took it away); or in what a SIGKILL took: at most `sync_interval` + 1 s before it, and the time until
+a microphone was open again. While the card failed, what was not on it yet adds to that; and so does the time for which
+the recorder was ready to run and had no processor, by the kernel's word.
 """
 
 from __future__ import annotations
@@ -260,10 +260,11 @@ def _judge_coverage(world: World, events: Sequence[dict[str, Any]], stretches: l
         if event["kind"] in ("kill", "exited"):
             at = float(event["at"])
             bound, is_excused = _bound_s(world, event)
-            taken.append((int((at - bound) * world.rate), _opened_after(events, at, end)))
+            begun = max(int((at - bound) * world.rate), _heard_from(world, events, at))
+            taken.append((begun, _opened_after(events, at, end)))
             if event["kind"] == "kill":
-                heard = [int(other["frame"]) for other in events if other["kind"] == "open" and other["at"] < at]
-                lost = _sum(_without(_across(holes, max(heard, default=first), int(at * world.rate)), missed))
+                heard = _heard_from(world, events, at)
+                lost = _sum(_without(_across(holes, heard, int(at * world.rate)), missed))
                 verdict.excused_kills += is_excused
                 if not is_excused:
                     starved_s = float(event.get("starved", 0.0))
@@ -285,6 +286,14 @@ def _judge_coverage(world: World, events: Sequence[dict[str, Any]], stretches: l
 
 def _is_killed(events: Sequence[dict[str, Any]], begin: float, end: float) -> bool:
     return any(event["kind"] in ("kill", "exited") and begin - 2 <= event["at"] <= end for event in events)
+
+
+def _heard_from(world: World, events: Sequence[dict[str, Any]], at: float) -> int:
+    """The first frame that the recorder heard which ended at `at`: another one's loss is not its own."""
+    ended = [float(event["at"]) for event in events if event["kind"] in ("kill", "exited") and event["at"] < at]
+    since = max(ended, default=-1e9)
+    opened = [int(event["frame"]) for event in events if event["kind"] == "open" and since < event["at"] <= at]
+    return min(opened, default=int(at * world.rate))
 
 
 def _across(spans: Iterable[Span], first: int, last: int) -> list[Span]:

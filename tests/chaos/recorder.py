@@ -27,7 +27,7 @@ from tests.chaos.mutants import plant
 from tests.chaos.pace import speed_up
 from tests.chaos.world import BROKEN, FULL, MICROPHONE, Log, World
 
-SEGMENT_BYTES = 128 << 10  # 4 s of 16 kHz mono
+SEGMENT_BYTES = 64 << 10  # 2 s of 16 kHz mono
 BALLAST_BYTES = 1 << 20
 _READ_S = 1.0
 

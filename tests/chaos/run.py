@@ -115,10 +115,10 @@ def _settings(plan: Plan, ring_s: float, keep_days: int, folder: Path) -> Settin
 
 
 class Waiting:
-    """How long all threads of a process were ready to run and had no processor (schedstat), over time."""
+    """How long the threads of a process were ready to run and had no processor (schedstat), over time."""
 
     def __init__(self) -> None:
-        self._seen: deque[tuple[float, float]] = deque(maxlen=4000)
+        self._seen: deque[tuple[float, dict[str, float]]] = deque(maxlen=4000)
 
     async def watch(self, recorder: Child) -> None:
         """Look again and again, until cancelled or it is gone."""
@@ -128,19 +128,20 @@ class Waiting:
 
     def look(self, pid: int) -> None:
         """Look now."""
-        waited = 0
+        waited: dict[str, float] = {}
         for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
             with contextlib.suppress(OSError, IndexError):  # a thread that has ended
-                waited += int(path.read_text().split()[1])
-        self._seen.append((time.monotonic(), waited / 1e9))
+                waited[path.parent.name] = int(path.read_text().split()[1]) / 1e9
+        self._seen.append((time.monotonic(), waited))
 
     def starved_s(self, bound_s: float, pace: float) -> float:
-        """Of what a recorder did within `bound_s` and the result, both in its seconds, up to now: how late that was."""
+        """How late the thread that waited most is with what it should have done within `bound_s`: as long as it waited
+        since `bound_s` and the result ago. All in the recorder's seconds."""
         result, (now, waited) = 0.0, self._seen[-1]
-        for _ in range(20):
+        for _ in range(50):
             since = now - (bound_s + result) / pace
-            before = [entry for at, entry in self._seen if at <= since][-1:] or [self._seen[0][1]]
-            later = pace * max(0.0, waited - before[0])
+            before = next((entry for at, entry in reversed(self._seen) if at <= since), self._seen[0][1])
+            later = pace * max((total - before.get(thread, 0.0) for thread, total in waited.items()), default=0.0)
             if later <= result + 0.01:
                 break
             result = later

@@ -82,7 +82,7 @@ def outages_and_kills(seed: str, seconds: float) -> Schedule:
 
 
 def _kill(dice: random.Random, at: float) -> Kill:
-    return Kill(at, dice.uniform(0.0, 3.0), None if dice.random() < _EARLY else dice.uniform(0.0, 8.0))
+    return Kill(at, dice.uniform(0.0, 3.0), None if dice.random() < _EARLY else dice.uniform(0.0, 16.0))
 
 
 def _moments(dice: random.Random, last: float, every: float, apart: float) -> list[float]:

@@ -2,7 +2,7 @@
 
 Receiver and recorder live `pace` times as fast as we do: their boot clock is the machine's, times `pace` (pace.py).
 World time begins with the run, in their seconds. Frame n of the sound exists from world time n / rate on, whoever
-listens: so a recorder that was killed, or whose microphone was away, hears on from there, and each frame has one right
+listens. So a recorder that was killed, or whose microphone was away, hears on from there, and each frame has one right
 place.
 """
 
