@@ -266,6 +266,16 @@ def test_a_retreat_gives_back_what_was_begun_behind_it(spool: SpoolDirectory) ->
     assert found.ledger.delivered == 1
 
 
+def test_after_a_retreat_nothing_goes_into_a_file_that_was_given_back(spool: SpoolDirectory) -> None:
+    card = begun(spool)
+    write(card, 1, 25)  # in order, and synced: three segments
+    card.retreat(12)
+    write(card, 13, 17)
+    card, found = load(spool)
+    assert found.ledger.last == 17
+    assert all(packet is not None for _, packet in card.read(1, 17))
+
+
 def test_what_failed_beside_the_audio_does_not_begin_a_new_segment(spool: SpoolDirectory) -> None:
     card = begun(spool)
     for seq in range(1, 9):
