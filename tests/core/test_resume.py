@@ -104,6 +104,7 @@ def test_a_session_without_a_server_has_none() -> None:
 
 def test_what_moved_the_cuts_is_handed_on() -> None:
     found = restore(Resume("old", PLAIN, 1, 9, 5.0, True, 2, ((3, 4),)), Ledger(FRAMES), policy())
+    assert found is not None
     assert isinstance(found.delivery, PlainDelivery)
     assert (found.delivery._shorts, found.delivery._passed) == (2, [(3, 4)])
     assert (found.dials, found.init_confirmed, found.is_stopped) == (1, True, False)
@@ -184,4 +185,5 @@ def cut_by(received: list[int], short_at: set[int], lost: set[int]) -> int:
 @pytest.mark.parametrize("handled", [0, 5])
 def test_init_was_confirmed_if_packets_were_handled(handled: int) -> None:
     found = restore(resume(handled=handled), Ledger(FRAMES), policy())
+    assert found is not None
     assert found.init_confirmed == (handled > 0)
