@@ -126,7 +126,8 @@ class CardRecording:
 
     def retreat(self, durable: int) -> None:
         """A write or a sync failed: what lies behind packet `durable` has to be written again, elsewhere."""
-        if self._codec is None or self._is_audio_dirty:  # else it was something else that failed
+        is_behind = bool(self.segments) and self.segments[-1].last_seq > durable
+        if self._codec is None or self._is_audio_dirty or is_behind:  # else it was something else that failed
             with contextlib.suppress(OSError):
                 self._close_segment()
         if self._journal >= 0:
