@@ -108,7 +108,7 @@ def rebuild(
     if meta.has_audio and meta.state is not CardState.RECORDING:  # it was whole when it was sealed
         ledger.gap(max(0, (told.ended_at or 0) - ledger.expected), DAMAGED)
     ledger.end()
-    ledger.is_cut = meta.state is CardState.RECORDING
+    ledger.is_cut = meta.state is CardState.RECORDING or told.ended_by in (CRASH, POWER)  # sealed by its heir
     if segments and ledger.last != tail.last_seq:
         raise ValueError("its packets and its gaps do not fit together")
     for segment in segments:

@@ -233,8 +233,10 @@ class Spooler:
         return held.card
 
     def _write(self, held: Held, card: Card, drop_to: int) -> None:
-        card.note([item for item in held.unsynced if isinstance(item, Entry)])
-        card.sync()
+        entries = [item for item in held.unsynced if isinstance(item, Entry)]
+        if entries:
+            card.note(entries)
+            card.sync()
         held.unsynced = [item for item in held.unsynced if isinstance(item, Due)]
         if drop_to:  # on a full card this is the room for what follows
             self._free_to(held, card, drop_to)

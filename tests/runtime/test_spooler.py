@@ -110,7 +110,8 @@ async def test_what_comes_while_the_card_is_written_is_never_sealed_out(tmp_path
     stage.steps.clear()
     stage.may_go_on.set()
     await rig.round(2)
-    assert stage.steps[:4] == ["sync", "sync", "sync", "seal"]  # of the new segment, of this round, of the next
+    # Of the new segment, of this round; of the end's note, of the audio before it.
+    assert stage.steps[:5] == ["sync", "sync", "sync", "sync", "seal"]
     card, found = rig.load()
     assert card.manifest.state is CardState.SEALED
     assert (found.ledger.last, found.ledger.expected, found.ended_by) == (8, 7 * P + 50, "stop")
