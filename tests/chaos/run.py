@@ -83,9 +83,10 @@ class Result:
         kills = self.lost_by_kill_s
         bound = f"a SIGKILL took at most {max(kills):.2f} s, " if kills else ""
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.faults.items()))
+        took = f"{self.seconds:.0f} s at {self.pace:g} x in {self.took_s:.0f} s"
         return (
-            f"{self.name}: {self.seconds:.0f} s at {self.pace:g} x in {self.took_s:.0f} s, "
-            f"{sum(self.faults.values())} faults ({kinds}); {self.recordings} recordings, {bound}microphone gaps {self.microphone_s:.1f} s; "
+            f"{self.name}: {took}, {sum(self.faults.values())} faults ({kinds}); "
+            f"{self.recordings} recordings, {bound}microphone gaps {self.microphone_s:.1f} s; "
             f"{self.unaccounted} frames unaccounted, {self.duplicated} duplicated: {verdict}"
         )
 
