@@ -104,12 +104,14 @@ def summary(results: list[Result]) -> str:
     )
 
 
-def kill_plans(kills: int, pace: float, first: int = 0) -> list[Plan]:
-    """As many runs as it takes for `kills` SIGKILLs; a rig that never runs dry of seeds."""
-    plans: list[Plan] = []
-    while sum(len(plan.schedule.kills) for plan in plans) < kills:
-        plans.append(Plan(first + len(plans), _KILLS_SECONDS, pace, is_kills=True))
-    return plans
+def kill(kills: int, pace: float, jobs: int, *, keep: bool, again: bool) -> list[Result]:
+    """As many runs as it takes for `kills` SIGKILLs: how many fit into one hangs on how fast a recorder starts."""
+    results: list[Result] = []
+    while sum(len(result.lost_by_kill_s) for result in results) < kills and not any(r.problems for r in results):
+        first = len(results)
+        plans = [Plan(seed, _KILLS_SECONDS, pace, is_kills=True) for seed in range(first, first + jobs)]
+        results += run_all(plans, jobs, keep=keep, again=again)
+    return results
 
 
 def mutant_plans(name: str) -> list[Plan]:
@@ -142,13 +144,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     first, colon, last = args.seeds.partition(":")
     seeds = range(int(first), int(last) if colon else int(first) + 1)
-    if args.mutant:
-        plans = mutant_plans(args.mutant)
-    elif args.kills:
-        plans = kill_plans(args.kills, args.pace)
+    if args.kills:
+        results = kill(args.kills, args.pace, args.jobs, keep=args.keep, again=args.again)
     else:
-        plans = [Plan(seed, args.seconds or audio_s(seed), args.pace, mutant=args.mutant) for seed in seeds]
-    results = run_all(plans, args.jobs, keep=args.keep, again=args.again)
+        plans = [Plan(seed, args.seconds or audio_s(seed), args.pace) for seed in seeds]
+        plans = mutant_plans(args.mutant) if args.mutant else plans
+        results = run_all(plans, args.jobs, keep=args.keep, again=args.again)
     print(summary(results))
     is_bad = any(result.problems for result in results)
     missing = KINDS - set(total(results))

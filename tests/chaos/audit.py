@@ -70,6 +70,7 @@ def judge(folder: Path) -> Verdict:
     world, events = World.load(folder), Log(folder).read()
     verdict = Verdict()
     verdict.faults = _faults(world, events)
+    pcm = world.sound(0, _end(world, events) + 60 * world.rate)
     received: dict[str, Recording] = {}
     for path in sorted((folder / "received").iterdir()):
         if path.is_dir():
@@ -81,7 +82,7 @@ def judge(folder: Path) -> Verdict:
                 verdict.problems.append(f"{path.name}: {type(error).__name__}: {error}")
     stretches: list[Stretch] = []
     for name, recording in received.items():
-        stretches += _judge_recording(world, name, recording, _missed(world, events), verdict)
+        stretches += _judge_recording(world, pcm, name, recording, _missed(world, events), verdict)
     verdict.recordings = len(received)
     _judge_coverage(world, events, stretches, verdict)
     _judge_cards(folder, events, received, verdict)
@@ -148,7 +149,7 @@ def _bound_s(world: World, event: dict[str, Any]) -> tuple[float, bool]:
 
 
 def _judge_recording(
-    world: World, name: str, recording: Recording, missed: Sequence[Span], verdict: Verdict
+    world: World, source: bytes, name: str, recording: Recording, missed: Sequence[Span], verdict: Verdict
 ) -> list[Stretch]:
     """Its account, its gaps, and where its audio is in the source."""
     account, frames = recording.account, len(recording.pcm) // 2
@@ -166,7 +167,7 @@ def _judge_recording(
     for gap in [*gaps, {"position": frames, "frames": 0, "cause": ""}]:
         position = int(gap["position"])
         if position > at:
-            stretches += _locate(world, name, recording.pcm[2 * at : 2 * position], at, stretches, verdict)
+            stretches += _locate(world, source, name, recording.pcm[2 * at : 2 * position], at, stretches, verdict)
         at = position + int(gap["frames"])
         if any(recording.pcm[2 * position : 2 * at]):
             say(f"{name}: the gap at {position} is not silent")
@@ -201,10 +202,10 @@ def _judge_gap(
 
 
 def _locate(
-    world: World, name: str, pcm: bytes, position: int, before: Sequence[Stretch], verdict: Verdict
+    world: World, source: bytes, name: str, pcm: bytes, position: int, before: Sequence[Stretch], verdict: Verdict
 ) -> list[Stretch]:
     """Where in the source `pcm` comes from; several stretches where it jumps, which it must not."""
-    source, at = world.source.pcm, 0
+    at = 0
     found: list[Stretch] = []
     while at < len(pcm):
         piece = pcm[at : at + _LOOK]

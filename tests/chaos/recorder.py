@@ -72,7 +72,7 @@ class WorldMicrophone:
                 self._log.tell("microphone lost", now_s, frame=first)
                 raise MicrophoneError("the microphone went away")
         self._position = first + world.period_frames
-        return Block(world.source.at(first, world.period_frames), begin_s + world.zero_s)
+        return Block(world.sound(first, world.period_frames), begin_s + world.zero_s)
 
     def abandon(self) -> None:
         """End the read that is under way."""
@@ -157,7 +157,6 @@ class WorldCard:
 def inhabit(folder: Path) -> None:
     """Put the product into the world."""
     world, log = World.load(folder), Log(folder)
-    assert world.source.pcm  # made now: not while frames are waited for
     speed_up(world.pace, world.utc_minus_boot_s)
     card: Any = WorldCard(world, log)
     whole_spool, whole_build = spool.SpoolDirectory.__init__, app.build
