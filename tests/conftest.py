@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -17,6 +18,8 @@ from hypothesis import settings
 # A loaded machine is slow, which is no fault of the code; a failure prints what repeats it.
 settings.register_profile("edge", deadline=None, print_blob=True)
 settings.load_profile("edge")
+# Whoever starts the tests may ignore it (nohup), and children inherit that: then a hang-up could not be tested.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Skips that CI accepts, as beginnings of test ids. Empty: .ci/run installs everything.
 ALLOWED_SKIPS: tuple[str, ...] = ()
