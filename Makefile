@@ -39,7 +39,9 @@ check: env
 ## make ci-long       the long tests
 .PHONY: ci-long
 ci-long: env packages
-	@$(PY) -m pytest -m long tests
+# Left out: 20 seeds of chaos and its mutants were not yet seen on a quiet machine, and not with two processors; run
+# them by hand (make chaos; pytest -m long tests/chaos).
+	@$(PY) -m pytest -m long tests --ignore=tests/chaos
 
 ## make bench-drain   how fast a backlog drains
 .PHONY: bench-drain
