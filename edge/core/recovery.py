@@ -66,7 +66,6 @@ class Recovered:
     breaks: list[int] = field(default_factory=list)
     holes: list[LostEntry] = field(default_factory=list)
     missing: list[LostEntry] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
     def shorts(self, first: int, last: int) -> int:
         """How many of the packets `first` to `last` may be short: those before a gap, and the recording's last."""
