@@ -70,7 +70,8 @@ class Server:
 def restore(resume: Resume, ledger: Ledger, policy: Policy) -> Server | None:
     """The session that an earlier process had at the server.
 
-    One of an earlier boot is flushed, not trusted: how long its grace has run nobody knows.
+    One of an earlier boot is flushed, not trusted: how long its grace has run nobody knows. So is one of which no
+    packet was surely handled: it may hold audio, and then a second `init` would wipe it (trap 2).
     """
     has_begun = resume.handled >= resume.first_seq
     if resume.server not in (PLAIN, UNKNOWN):
@@ -85,7 +86,7 @@ def restore(resume: Resume, ledger: Ledger, policy: Policy) -> Server | None:
         shorts=resume.shorts,
         passed=resume.passed,
     )
-    return Server(resume.session_id, delivery, 1, has_begun, is_stopped=not resume.is_same_boot)
+    return Server(resume.session_id, delivery, 1, has_begun, is_stopped=not (resume.is_same_boot and has_begun))
 
 
 class Context:
