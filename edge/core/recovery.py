@@ -288,6 +288,8 @@ def verdict(found: Recovered, now: Anchor, boot_s: float, *, resume_within_s: fl
     last_boot = found.boots.get(found.tail.boot)
     last_s = found.tail.boot_us / 1e6
     if last_boot is not None and last_boot.boot_id == now.boot_id:
+        if not found.tail.last_seq:  # nothing of it tells when that was
+            return Verdict(True, CRASH, "the recorder ended without a stop")
         gap_s = max(0.0, boot_s - last_s)
         return Verdict(True, CRASH, f"the recorder ended {gap_s:.0f} s ago without a stop", gap_s)
     if not after_power_loss:

@@ -461,6 +461,7 @@ def test_what_only_lost_its_process_goes_on_always() -> None:
     found = cut_off(BootEntry(0, "now", 0.0, False))
     assert judged(found, boot_s=130.0, after_power_loss=False) == (True, CRASH, pytest.approx(30.0))
     assert judged(found, boot_s=99.0) == (True, CRASH, 0.0)
+    assert judged(cut_off(BootEntry(0, "now", 0.0, False), last_seq=0)) == (True, CRASH, None)
 
 
 @pytest.mark.parametrize(
