@@ -13,7 +13,7 @@ from edge.core.delivery import PlainDelivery
 from edge.core.ledger import Ledger
 from edge.core.resume import ACKS, PLAIN, UNKNOWN, Resume
 from edge.core.session import Session
-from tests.core.driver import FRAMES, Driver, of, packets, policy, texts
+from tests.core.driver import FRAMES, Driver, of, policy, texts
 
 CUTS = CutModel(100, 15000)
 GRACE_S = 108.0
