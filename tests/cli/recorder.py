@@ -38,14 +38,26 @@ class Recorder(Child):
         more: str = "",
         env: Mapping[str, str] | None = None,
     ) -> None:
-        """`folder` takes token and configuration (`more` of it: TOML); the state is there too, unless it is `state`."""
+        """`folder` takes token and configuration (`more` of it: TOML), and the state unless `state` does. With no `url`
+        `more` has to say what server there is."""
         token, config = folder / "token", folder / "edge.toml"
         token.write_text(TOKEN + "\n")
         token.chmod(0o600)
         config.write_text(CONFIG.format(drain_s=drain_s) + more)
         self.state = state or folder / "state"
-        command = [sys.executable, "-m", "edge", "record", "--config", str(config), "--server", url, "--json"]
-        command += ["--token-file", str(token), "--state", str(self.state), *options]
+        command = [
+            sys.executable,
+            "-m",
+            "edge",
+            "record",
+            "--config",
+            str(config),
+            "--state",
+            str(self.state),
+            "--json",
+        ]
+        command += ["--server", url, "--token-file", str(token)] if url else []
+        command += options
         super().__init__("recorder", command, cwd=ROOT, env=env)
 
     async def said(self, text: str) -> None:
