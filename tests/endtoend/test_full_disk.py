@@ -152,9 +152,7 @@ async def test_it_stays_full(tmp_path: Path) -> None:
         spool = mount / "state" / "spool"
         # What was written just before is whole, but was not counted on.
         assert account["pending"] <= stored(mount, account["recording"], "ever") < account["pending"] + 2 * RATE
-        _, found = SpoolDirectory(mount / "state" / "spool").load(
-            mount / "state/spool/recordings" / account["recording"]
-        )
+        _, found = SpoolDirectory(spool).load(spool / "recordings" / account["recording"])
         ledger = found.ledger
         assert ledger.kept_frames >= account["pending"]
         assert ledger.kept_frames + sum(ledger.lost.values()) == ledger.expected
