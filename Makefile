@@ -8,7 +8,7 @@ SEEDS ?= 20
 BIN := .venv/bin
 PY := $(BIN)/python
 # What the tests of the real sound adapter need: ALSA without a sound card.
-TEST_PACKAGES := pulseaudio pulseaudio-utils libasound2-plugins alsa-utils flac
+TEST_PACKAGES := pulseaudio pulseaudio-utils libasound2-plugins alsa-utils flac faketime
 STAMP := .venv/.made-by-make-env
 EXTRAS := --extra receive --extra demo --extra alsa --group dev
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
