@@ -18,8 +18,11 @@ from hypothesis import settings
 # A loaded machine is slow, which is no fault of the code; a failure prints what repeats it.
 settings.register_profile("edge", deadline=None, print_blob=True)
 settings.load_profile("edge")
-# Whoever starts the tests may ignore it (nohup), and children inherit that: then a hang-up could not be tested.
+# Whoever starts the tests may ignore them (nohup; a shell that starts them in the background), and children inherit
+# that: then neither a hang-up nor a Ctrl-C could be tested.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Skips that CI accepts, as beginnings of test ids. Empty: .ci/run installs everything.
 ALLOWED_SKIPS: tuple[str, ...] = ()
