@@ -7,7 +7,7 @@ CUTS ?= 50
 SEEDS ?= 20
 BIN := .venv/bin
 PY := $(BIN)/python
-# What the tests of the real sound adapter need: ALSA without a sound card.
+# What the tests need: ALSA without a sound card, and a wall clock that steps.
 TEST_PACKAGES := pulseaudio pulseaudio-utils libasound2-plugins alsa-utils flac faketime
 STAMP := .venv/.made-by-make-env
 EXTRAS := --extra receive --extra demo --extra alsa --group dev

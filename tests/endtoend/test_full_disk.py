@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,17 @@ def recorder(folder: Path, mount: Path, seed: str, *options: str) -> Recorder:
     return Recorder(folder, "", *options, state=mount / "state", more=MORE)
 
 
+async def freed(child: Recorder, make_room: Callable[[], None]) -> dict[str, Any]:
+    """Once the recorder has noticed, make room; its account, in which nothing is lost."""
+    await child.said(FULL)
+    make_room()
+    await child.said(AGAIN)
+    child.signal(signal.SIGINT)
+    account = await child.account(0)
+    assert (account["pending"], account["lost"]) == (account["expected"], {})
+    return account
+
+
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(BOUND_S):
         while not condition():
@@ -112,12 +124,7 @@ async def test_it_fills_up_in_the_middle_and_nothing_is_lost(kind: str, tmp_path
             await child.said(" recording ")
             await until(lambda: [*mount.rglob("000000.seg")])
             filler = fill(mount)
-            await child.said(FULL)
-            filler.unlink()
-            await child.said(AGAIN)
-            child.signal(signal.SIGINT)
-            account = await child.account(0)
-        assert (account["pending"], account["lost"]) == (account["expected"], {})
+            account = await freed(child, filler.unlink)
         assert stored(mount, account["recording"], "middle") == account["expected"]
 
 
@@ -128,12 +135,7 @@ async def test_it_is_full_when_the_recording_begins(kind: str, tmp_path: Path) -
             before = await child.account(0)
         filler = fill(mount)
         async with recorder(tmp_path, mount, "begin") as child:
-            await child.said(FULL)
-            filler.unlink()
-            await child.said(AGAIN)
-            child.signal(signal.SIGINT)
-            account = await child.account(0)
-        assert (account["pending"], account["lost"]) == (account["expected"], {})
+            account = await freed(child, filler.unlink)
         assert stored(mount, account["recording"], "begin") == account["expected"]
         assert stored(mount, before["recording"], "before") == before["expected"] == RATE // 2
 
