@@ -47,7 +47,11 @@ class Echo:
         with inside(self._lab.device):
             client = socket.create_connection((address, PORT), timeout_s)
         try:
-            peer, seen = self._listener.accept()
+            while True:
+                peer, seen = self._listener.accept()
+                if seen[1] == client.getsockname()[1]:
+                    break
+                peer.close()  # a late one, of an attempt that was given up
         except BaseException:
             client.close()
             raise
@@ -60,6 +64,16 @@ class Echo:
         with client, peer:
             talk(client, peer)
         return uplink
+
+    def goes(self, address: str, uplink: str) -> bool:
+        """Whether new connections come to go by `uplink`. The kernel notices a carrier a little after the event: one
+        that began before keeps the wrong source address, and has to be given up."""
+        ends_at = time.monotonic() + BOUND_S
+        while time.monotonic() < ends_at:
+            with contextlib.suppress(OSError):
+                if self.way(address, BRIEF_S / 3) == uplink:
+                    return True
+        return False
 
     def is_reachable(self, address: str) -> bool:
         try:
@@ -95,7 +109,7 @@ def test_labs_stand_side_by_side_and_leave_nothing(lab: Lab, echo: Echo) -> None
         assert {lab.device, lab.router, other.device, other.server} <= set(netns.ours())
         assert (echo.way(SERVER4), second.way(SERVER4)) == ("eth0", "wwan0")
         lab.pull("eth0")
-        assert second.way(SERVER4) == "wwan0"
+        assert second.goes(SERVER4, "wwan0")
     assert other.device not in netns.ours()
     assert lab.device in netns.ours()
 
@@ -128,23 +142,23 @@ def test_pull_and_plug(lab: Lab, echo: Echo, address: str) -> None:
     with client, peer:
         assert uplink == "eth0"
         lab.pull("eth0")
-        assert echo.way(address) == "wlan0"
+        assert echo.goes(address, "wlan0")
         lab.plug("eth0")
         assert talk(client, peer) < BOUND_S  # the address never went: the connection is the same
-        assert echo.way(address) == "eth0"
+        assert echo.goes(address, "eth0")
 
 
 @BOTH
 def test_default_routes_come_and_go(lab: Lab, echo: Echo, address: str) -> None:
     lab.withdraw_default("eth0", "wlan0")
-    assert echo.way(address) == "wwan0"
+    assert echo.goes(address, "wwan0")
     lab.restore_default("wlan0")
-    assert echo.way(address) == "wlan0"
+    assert echo.goes(address, "wlan0")
     lab.withdraw_default("wlan0", "wwan0")
     with pytest.raises(OSError, match="unreachable"):
         echo.way(address)
     lab.restore_default("eth0")
-    assert echo.way(address) == "eth0"
+    assert echo.goes(address, "eth0")
 
 
 @BOTH
@@ -172,9 +186,9 @@ def test_airplane_mode(lab: Lab, echo: Echo, address: str) -> None:
     with pytest.raises(OSError, match="unreachable"):
         echo.way(address)
     lab.land()
-    assert echo.way(address) == "eth0"
+    assert echo.goes(address, "eth0")
     lab.pull("eth0")
-    assert echo.way(address) == "wlan0"
+    assert echo.goes(address, "wlan0")
 
 
 @BOTH
@@ -187,19 +201,19 @@ def test_roaming(address: str) -> None:
             assert talk(client, peer) < BOUND_S  # one network: the connection moves along
         before = lab.uplinks["wlan0"].addresses
         lab.roam(CAFE)
-        assert echo.way(address) == "wlan0"
+        assert echo.goes(address, "wlan0")
         assert lab.uplinks["wlan0"].addresses != before
 
 
 @BOTH
 def test_vpn(lab: Lab, echo: Echo, address: str) -> None:
     lab.vpn_up("eth0")
-    assert echo.way(address) == "tun0"
+    assert echo.goes(address, "tun0")
     lab.vpn_down()
-    assert echo.way(address) == "eth0"
+    assert echo.goes(address, "eth0")
     lab.vpn_up("wlan0")
     lab.pull("eth0")
-    assert echo.way(address) == "tun0"
+    assert echo.goes(address, "tun0")
 
 
 @BOTH
@@ -213,7 +227,7 @@ def test_a_blackhole_says_nothing(lab: Lab, echo: Echo, address: str) -> None:
             client.recv(1)
         assert not echo.is_reachable(address)
         lab.withdraw_default("eth0")
-        assert echo.way(address) == "wlan0"
+        assert echo.goes(address, "wlan0")
         lab.blackhole()
         assert not echo.is_reachable(address)
         lab.heal()
@@ -232,7 +246,7 @@ def test_reset(lab: Lab, echo: Echo, address: str) -> None:
         with pytest.raises(ConnectionRefusedError):
             echo.connect(address)
         lab.heal()
-        assert echo.way(address) == "eth0"
+        assert echo.goes(address, "eth0")
 
 
 @BOTH
