@@ -38,6 +38,7 @@ class HttpServerApi:
         self._timeout_s = timeout_s
         self._client: httpx.AsyncClient | None = None
         self._calls: Counter[httpx.AsyncClient] = Counter()  # under way
+        self._closing: set[asyncio.Task[None]] = set()
         self._tls: ssl.SSLContext | None = None
         self._last_token = ""
 
@@ -88,11 +89,19 @@ class HttpServerApi:
             max(1, _count(backlog.get("max_pending"), 20)),
         )
 
-    async def close(self) -> None:
-        """Give back the connections."""
+    def forget_connections(self) -> None:
+        """Close those that are kept; calls under way stay as they are, and what they used is closed behind them."""
         client, self._client = self._client, None
         if client is not None and not self._calls[client]:
-            await client.aclose()
+            closing = asyncio.create_task(client.aclose(), name="http-close")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Give back the connections."""
+        self.forget_connections()
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     async def _call(self, method: str, path: str, body: JsonObject | None, timeout_s: float) -> tuple[int, Any]:
         client = self._client = self._client or self._new_client()

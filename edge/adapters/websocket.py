@@ -85,6 +85,13 @@ class WebSocket:
     def __init__(self, connection: ClientConnection, token: str) -> None:
         self._connection = connection
         self._token = token
+        name = connection.transport.get_extra_info("sockname")
+        self._local_address = str(name[0]) if isinstance(name, tuple) else ""
+
+    @property
+    def local_address(self) -> str:
+        """Its source address, also once it has ended."""
+        return self._local_address
 
     async def send(self, message: str | bytes) -> None:
         """Queue one message. Raises ConnectionError once the socket has ended."""

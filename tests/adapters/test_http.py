@@ -405,6 +405,41 @@ async def test_a_dead_kept_connection_costs_one_call() -> None:
         await api.close()
 
 
+async def all_left(server: RawServer) -> None:
+    while server.still_open:
+        await asyncio.sleep(0)
+
+
+async def test_connections_of_a_path_that_is_gone_are_forgotten() -> None:
+    """The kept one is closed at once; a call under way ends as it would have, and leaves nothing open."""
+    may_answer = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = b'{"exists": false}'
+        while True:
+            if server.connections == 2:
+                await may_answer.wait()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            await reader.readuntil(b"\r\n\r\n")
+
+    async with asyncio.timeout(BOUND_S), RawServer(talk) as server:
+        api = HttpServerApi(server.url, lambda: TOKEN, 5.0)
+        await api.status("s-1")
+        await api.status("s-1")
+        assert (server.connections, server.still_open) == (1, 1)
+        api.forget_connections()
+        api.forget_connections()
+        await all_left(server)
+        calling = asyncio.create_task(api.status("s-1"))
+        while server.connections < 2:
+            await asyncio.sleep(0)
+        api.forget_connections()
+        may_answer.set()
+        assert await calling == SessionStatus(False, False, 1, 20)
+        await all_left(server)
+        await api.close()
+
+
 async def test_a_cancelled_call_leaves_nothing_open() -> None:
     closed = asyncio.Event()
 
