@@ -17,7 +17,7 @@ from edge.adapters.netlink.kinds import kind_of
 from edge.adapters.netlink.targets import ANYWHERE, Target, is_same_way, loopback, reaches, targets
 from edge.core.link import Interface, LinkSnapshot, Path
 
-PROC = FilePath("/proc/net")
+PROC = FilePath("/proc/thread-self/net")
 
 _SIOCGIFCONF, _SIOCGIFFLAGS, _SIOCGIFHWADDR, _SIOCGIFINDEX = 0x8912, 0x8913, 0x8927, 0x8933
 _IFREQ_BYTES = 16 + (24 if struct.calcsize("P") == 8 else 16)

@@ -40,7 +40,7 @@ class NetlinkWatch:
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
         self._tell = tell
-        self._budget = _Budget(burst, interval_s)
+        self._budget = Budget(burst, interval_s)
         self._interval_s = interval_s
         self._poll_s = poll_s
         self._buffer_bytes = buffer_bytes
@@ -48,6 +48,7 @@ class NetlinkWatch:
         self._changed = asyncio.Event()
         self._closing = asyncio.Event()
         self._watching: _Watching | None = None
+        self._ended: Future[None] | None = None
         self.reads = 0  # how often the state was read
         self.overruns = 0  # how often the kernel had to drop hints
 
@@ -76,7 +77,7 @@ class NetlinkWatch:
                     yield snapshot
                 is_settled = not await self._change(watching, is_settled)
         finally:
-            watching.close()
+            self._ended = watching.close()
             self._watching = None
 
     async def close(self) -> None:
@@ -84,7 +85,9 @@ class NetlinkWatch:
         self._closing.set()
         self._changed.set()
         if self._watching is not None:
-            await asyncio.wrap_future(self._watching.close())
+            self._ended = self._watching.close()
+        if self._ended is not None:
+            await asyncio.wrap_future(self._ended)
 
     async def _read(self, watching: _Watching) -> LinkSnapshot | None:
         """The state; None where it cannot be told for now."""
@@ -182,7 +185,7 @@ class _Watching:
             self._hints = None
 
 
-class _Budget:
+class Budget:
     """`burst` at once, then one each `interval_s` seconds."""
 
     def __init__(self, burst: int, interval_s: float) -> None:
