@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from edge.adapters.netlink import NetlinkWatch
-from edge.core.link import LinkDelta, LinkSnapshot, link_delta
+from edge.core.link import Change, LinkDelta, LinkSnapshot, link_delta
 from tests.network.netns import inside
 
 BOUND_S = 60.0
@@ -98,6 +98,12 @@ class Observer:
         before = self.now
         action()
         return link_delta(before, self.until(wanted), source)
+
+    def change(
+        self, action: Callable[[], object], wanted: Callable[[LinkSnapshot], object], source: str = ""
+    ) -> Change:
+        """The kind of change of a `step`."""
+        return self.step(action, wanted, source).change
 
     def settled(self) -> int:
         """Wait until nothing is read any more; how often it was read so far."""

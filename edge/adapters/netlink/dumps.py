@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from edge.adapters.netlink.kinds import kind_of
 from edge.adapters.netlink.rtnetlink import IFF_RUNNING, IFF_UP, RTN_LOCAL, RTN_UNICAST, Link, Route, Rtnetlink
-from edge.adapters.netlink.targets import ANYWHERE, Target, family_of, is_same_way, loopback, reaches, targets
+from edge.adapters.netlink.targets import ANYWHERE, REPEATS, Target, family_of, is_same_way, loopback, reaches, targets
 from edge.core.link import Interface, LinkSnapshot, Path
 
 
@@ -19,11 +19,25 @@ class Dumps:
 
     def read(self, wanted: Sequence[Target]) -> LinkSnapshot:
         """What is now; the path leads to the first of `wanted` that has one, or to anywhere where it is empty."""
+        interfaces = self._interfaces()
+        path, ways = self._paths(interfaces, wanted)
+        for _ in range(REPEATS):
+            before, interfaces = interfaces, self._interfaces()
+            if interfaces == before:
+                break
+            path, ways = self._paths(interfaces, wanted)  # the kernel was in the middle of a change
+        return LinkSnapshot(interfaces, path, ways)
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._kernel.close()
+
+    def _interfaces(self) -> tuple[Interface, ...]:
         # Links first: for them the kernel waits until a change under way is complete.
         links = self._kernel.links()
         addresses = self._kernel.addresses()
         self._kinds = {(link.index, link.name): self._kind(link) for link in links}
-        interfaces = tuple(
+        return tuple(
             Interface(
                 link.name,
                 link.index,
@@ -34,14 +48,6 @@ class Dumps:
             )
             for link in links
         )
-        if local := loopback(wanted):
-            return LinkSnapshot(interfaces, local, (local,))
-        path, ways = self._paths(interfaces, wanted or targets(ANYWHERE))
-        return LinkSnapshot(interfaces, path, ways)
-
-    def close(self) -> None:
-        """Let go of the socket."""
-        self._kernel.close()
 
     def _kind(self, link: Link) -> str:
         known = self._kinds.get((link.index, link.name))
@@ -49,10 +55,13 @@ class Dumps:
 
     def _paths(self, interfaces: Sequence[Interface], wanted: Sequence[Target]) -> tuple[Path | None, tuple[Path, ...]]:
         """The path, and the ways for the first target of each family."""
+        if local := loopback(wanted):
+            return local, (local,)
         running = {interface.index: interface for interface in interfaces if interface.is_running}
         scopes = {interface.name: interface.index for interface in interfaces}
         path: Path | None = None
         is_reachable = False
+        wanted = wanted or targets(ANYWHERE)
         for target in wanted:
             route = self._kernel.route(target.address, scopes.get(target.scope, 0))
             if route is None or route.kind not in (RTN_UNICAST, RTN_LOCAL) or not reaches(route.source, target):

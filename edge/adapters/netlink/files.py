@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 
 from edge.adapters.netlink.kinds import kind_of
-from edge.adapters.netlink.targets import ANYWHERE, Target, is_same_way, loopback, reaches, targets
+from edge.adapters.netlink.targets import ANYWHERE, REPEATS, Target, is_same_way, loopback, reaches, targets
 from edge.core.link import Interface, LinkSnapshot, Path
 
 PROC = FilePath("/proc/thread-self/net")
@@ -50,9 +50,22 @@ class Files:
 
     def read(self, wanted: Sequence[Target]) -> LinkSnapshot:
         """What is now; the path leads to the first of `wanted` that has one, or to anywhere where it is empty."""
-        interfaces = tuple(sorted(self._interfaces(), key=lambda interface: interface.index))
+        interfaces = self._interfaces()
+        path, ways = self._paths(interfaces, wanted)
+        for _ in range(REPEATS):
+            before, interfaces = interfaces, self._interfaces()
+            if interfaces == before:
+                break
+            path, ways = self._paths(interfaces, wanted)
+        return LinkSnapshot(interfaces, path, ways)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def _paths(self, interfaces: Sequence[Interface], wanted: Sequence[Target]) -> tuple[Path | None, tuple[Path, ...]]:
+        """The path, and the ways for the first target of each family."""
         if local := loopback(wanted):
-            return LinkSnapshot(interfaces, local, (local,))
+            return local, (local,)
         running = {interface.name: interface for interface in interfaces if interface.is_running}
         entries = [*self._routes(), *self._routes6()]
         path: Path | None = None
@@ -67,16 +80,16 @@ class Files:
                 is_reachable = True
                 path = _path(source, matching, running)
         if not is_reachable:
-            return LinkSnapshot(interfaces, None)
+            return None, ()
         others = [way for found in ways.values() for way in found]
         if path is None:
-            return LinkSnapshot(interfaces, next(iter(others), None), tuple(others))
-        return LinkSnapshot(interfaces, path, (path, *(way for way in others if not is_same_way(way, path))))
+            return next(iter(others), None), tuple(others)
+        return path, (path, *(way for way in others if not is_same_way(way, path)))
 
-    def close(self) -> None:
-        """Nothing is kept open."""
+    def _interfaces(self) -> tuple[Interface, ...]:
+        return tuple(sorted(self._each_interface(), key=lambda interface: interface.index))
 
-    def _interfaces(self) -> Iterator[Interface]:
+    def _each_interface(self) -> Iterator[Interface]:
         addresses: dict[str, set[str]] = {}
         for name, address in [*_addresses(), *self._addresses6()]:
             addresses.setdefault(name, set()).add(address)

@@ -12,6 +12,8 @@ from edge.core.link import Path
 # Where "anywhere" is while no server is known: addresses in nobody's own network. Nothing is ever sent there.
 ANYWHERE = ("192.31.196.1", "2001:4:112::1")
 
+REPEATS = 3  # of reading what changes meanwhile
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

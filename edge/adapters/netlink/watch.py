@@ -64,6 +64,8 @@ class NetlinkWatch:
         already."""
         if self._watching is not None:
             raise RuntimeError("the link is watched already")
+        if self._closing.is_set():
+            return
         watching = self._watching = _Watching(self._changed, self._buffer_bytes)
         last: LinkSnapshot | None = None
         try:
