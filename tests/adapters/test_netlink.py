@@ -603,23 +603,42 @@ async def test_it_can_be_cancelled_and_started_again() -> None:
     await watched.close()
 
 
-async def test_netlink_that_fails_later(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_netlink_that_fails_later_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[str, str]] = []
-    watched = NetlinkWatch(lambda kind, text: told.append((kind, text)), poll_s=0.01)
+    files = open_files()
+    watched = NetlinkWatch(lambda kind, text: told.append((kind, text)), poll_s=0.01, retry_s=0.02)
     states = watched.snapshots()
+    warning = ("warning", "no netlink here (Cannot allocate memory): the network is polled every 0.01 s")
+    failed = threading.Semaphore(0)
+    found: set[Way | None] = set()
+
+    def fail(self: Dumps, wanted: object) -> LinkSnapshot:
+        failed.release()
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    async def follow() -> None:
+        async for state in states:
+            found.add(state.path)
+
     async with asyncio.timeout(BOUND_S):
         await anext(states)
-
-        def fail(self: Dumps, wanted: object) -> LinkSnapshot:
-            raise OSError(errno.ENOMEM, "Cannot allocate memory")
-
-        monkeypatch.setattr(Dumps, "read", fail)
-        watched.aim(["127.0.0.1"])
-        assert (await anext(states)).path == Way("lo", "127.0.0.1", "")
+        with monkeypatch.context() as patch:
+            patch.setattr(Dumps, "read", fail)
+            watched.aim(["127.0.0.1"])
+            assert (await anext(states)).path == Way("lo", "127.0.0.1", "")
+            following = asyncio.ensure_future(follow())
+            for _ in range(3):  # it is tried again, and again
+                await asyncio.to_thread(failed.acquire)
+            assert told == [warning]
+        while told == [warning]:
+            await asyncio.sleep(0.01)
+        assert told == [warning, ("link", "netlink works again: the network is not polled any more")]
         watched.aim(["::1"])
-        assert (await anext(states)).path == Way("lo", "::1", "")
-    assert told == [("warning", "no netlink here (Cannot allocate memory): the network is polled every 0.01 s")]
-    await watched.close()
+        while Way("lo", "::1", "") not in found:
+            await asyncio.sleep(0.01)
+        await watched.close()
+        await following
+    assert open_files() == files
 
 
 async def test_a_poll_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

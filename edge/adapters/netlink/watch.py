@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 
 from edge.adapters.netlink.dumps import Dumps
 from edge.adapters.netlink.files import Files
@@ -16,6 +15,7 @@ from edge.core.link import LinkSnapshot
 INTERVAL_S = 0.25
 BURST = 8
 POLL_S = 2.0
+RETRY_S = 60.0
 BUFFER_BYTES = 32768  # some hundred hints; more say nothing more
 
 
@@ -27,7 +27,8 @@ class NetlinkWatch:
     the state is read anew, in a thread of its own, because a driver may keep the kernel's lock for long. `interval_s`
     after the last hint it is read once more: the kernel flushes some routes after it spoke, without another word.
 
-    Without netlink the state is read every `poll_s` seconds; `tell` hears ("warning", why), once.
+    Without netlink the state is read every `poll_s` seconds; `tell` hears ("warning", why), once. If it worked before,
+    it is tried again every `retry_s` seconds, and `tell` hears ("link", text) when it is back.
     """
 
     def __init__(
@@ -37,12 +38,15 @@ class NetlinkWatch:
         *,
         burst: int = BURST,
         poll_s: float = POLL_S,
+        retry_s: float = RETRY_S,
         buffer_bytes: int = BUFFER_BYTES,
     ) -> None:
         self._tell = tell
         self._budget = Budget(burst, interval_s)
         self._interval_s = interval_s
         self._poll_s = poll_s
+        self._retry_s = retry_s
+        self._retry_at_s: float | None = None  # None: netlink works, or never did
         self._buffer_bytes = buffer_bytes
         self._wanted: tuple[Target, ...] = ()
         self._changed = asyncio.Event()
@@ -68,6 +72,7 @@ class NetlinkWatch:
             return
         watching = self._watching = _Watching(self._changed, self._buffer_bytes)
         last: LinkSnapshot | None = None
+        self._retry_at_s = None
         try:
             if watching.refusal is not None:
                 self._say(watching.refusal)
@@ -94,13 +99,15 @@ class NetlinkWatch:
     async def _read(self, watching: _Watching) -> LinkSnapshot | None:
         """The state; None where it cannot be told for now."""
         self.reads += 1
-        try:
-            return await watching.read(self._wanted)
-        except OSError as error:
-            if watching.fall_back():
-                self._say(error)
-        with suppress(OSError):  # such as too many open files: the next time may do
-            return await watching.read(self._wanted)
+        for _ in range(2):
+            if self._closing.is_set():
+                break
+            try:
+                return await watching.read(self._wanted)
+            except OSError as error:  # without netlink it may be too many open files: the next time may do
+                if watching.fall_back():
+                    self._say(error)
+                    self._retry_at_s = _now() + self._retry_s
         return None
 
     async def _change(self, watching: _Watching, is_settled: bool) -> bool:
@@ -110,8 +117,13 @@ class NetlinkWatch:
         else:
             limit = None if is_settled else self._interval_s
         is_hinted = await _within(limit, self._changed)
-        if is_hinted and (pause_s := self._budget.take(asyncio.get_running_loop().time())):
+        if is_hinted and (pause_s := self._budget.take(_now())):
             await _within(pause_s, self._closing)
+        if self._retry_at_s is not None and _now() >= self._retry_at_s and not self._closing.is_set():
+            self._retry_at_s = _now() + self._retry_s
+            if await watching.reopen(self._wanted):
+                self._retry_at_s = None
+                self._tell("link", "netlink works again: the network is not polled any more")
         self._changed.clear()
         self.overruns += watching.rearm()
         return is_hinted
@@ -128,18 +140,16 @@ class _Watching:
         self._loop = asyncio.get_running_loop()
         self._changed = changed
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="netlink")
+        self._buffer_bytes = buffer_bytes
         self._reader: Dumps | Files = Files()
         self._hints: Hints | None = None
         self._closed: Future[None] | None = None
         self.refusal: OSError | None = None
         try:
-            self._hints = Hints(buffer_bytes)
-            self._reader = Dumps()
+            self._open()
         except OSError as error:
             self.refusal = error
-            self.fall_back()
-        else:
-            self.rearm()
+        self.rearm()
 
     @property
     def is_polling(self) -> bool:
@@ -172,6 +182,25 @@ class _Watching:
         self._reader = Files()
         return True
 
+    async def reopen(self, wanted: Sequence[Target]) -> bool:
+        """Try netlink again; whether it works."""
+        try:
+            self._open()
+            await self.read(wanted)
+        except OSError:
+            self.fall_back()
+            return False
+        return True
+
+    def _open(self) -> None:
+        hints = Hints(self._buffer_bytes)
+        try:
+            self._reader = Dumps()
+        except OSError:
+            hints.close()
+            raise
+        self._hints = hints
+
     def close(self) -> Future[None]:
         """Let go of everything; it is done when what is being read has been read."""
         if self._closed is None:
@@ -201,6 +230,10 @@ class Budget:
         self._left = min(self._burst, self._left + (now_s - self._at_s) / self._interval_s) - 1
         self._at_s = now_s
         return max(0.0, -self._left * self._interval_s)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _within(seconds: float | None, event: asyncio.Event) -> bool:
