@@ -224,7 +224,7 @@ class Context:
         if isinstance(error, ServerRefused):
             self.failure = error
         else:
-            self.note(kind, str(error))
+            self.do(Note(kind, str(error), {"trouble": error.name} if error.name else {}))
         self.phase = Phase.FAILED if self.failure is not None else Phase.WAITING
         if self.is_complete:
             self.finish()
