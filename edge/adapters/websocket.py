@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from edge.errors import ServerRefused, Unreachable
+from edge.errors import TokenRefused, Unreachable
 from edge.runtime.ports import Closed, JsonObject
 
 _CLOSE_TIMEOUT_S = 2.0
@@ -66,9 +66,7 @@ class WebSocketDialer:
         except InvalidStatus as error:
             status = error.response.status_code
             if status in (401, 403):
-                raise ServerRefused(
-                    f"the server refused the token (HTTP {status})", "audio is kept", "check server.token_file"
-                ) from None
+                raise TokenRefused(f"the server refused the token (HTTP {status})") from None
             raise Unreachable(f"the server did not open a WebSocket (HTTP {status})") from None
         except ssl.SSLCertVerificationError as error:
             raise Unreachable(f"the server's certificate is not trusted ({error.verify_message})") from None

@@ -26,7 +26,7 @@ from edge.core.events import (
     StopSession,
     Supplied,
 )
-from edge.errors import ServerRefused, Unreachable
+from edge.errors import ServerRefused, TokenRefused, Unreachable
 
 
 def attempted(c: Context, event: Attempted, now: float) -> None:
@@ -85,7 +85,7 @@ def closed_early(c: Context, event: SocketClosed, now: float) -> None:
         c.forget_session()
         c.rest(Unreachable(steps.GONE))
     elif event.code == 1000 and not event.reason and c.phase is Phase.GREETING:
-        c.rest(ServerRefused("the server refused the token", "audio is kept", "check server.token_file"))
+        c.rest(TokenRefused("the server refused the token"))
     else:
         c.rest(Unreachable(f"the connection was closed ({event.code} {event.reason})"))
 

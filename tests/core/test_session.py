@@ -37,7 +37,7 @@ from edge.core.events import (
 from edge.core.packet import AudioFormat
 from edge.core.session import TIMERS, TRANSITIONS, Session, State
 from edge.core.timebase import Anchor
-from edge.errors import InternalError, ServerRefused, Unreachable
+from edge.errors import InternalError, ServerRefused, TokenRefused, Unreachable
 from tests.core.driver import FINALIZED, Driver, of, over, policy, texts
 
 EXAMPLES: tuple[Event, ...] = (
@@ -158,7 +158,7 @@ def test_a_socket_that_closes_before_hello_without_a_word_is_a_bad_token() -> No
     d.tell(Started, "s1")
     d.tell(Opened)
     error = over(d.closed(1000))
-    assert isinstance(error, ServerRefused)
+    assert isinstance(error, TokenRefused)
     assert "token" in str(error)
     assert d.session.state is State.FAILED
 
