@@ -19,6 +19,7 @@ from edge.core.events import (
     OpenSocket,
     Polled,
     Pong,
+    Refused,
     SendText,
     SocketClosed,
     Started,
@@ -45,6 +46,12 @@ def attempted(c: Context, event: Attempted, now: float) -> None:
 def gave_up(c: Context, event: GaveUp, now: float) -> None:
     """The attempts are used up."""
     c.failure = Unreachable(event.reason)
+    c.phase = Phase.FAILED
+
+
+def refused(c: Context, event: Refused, now: float) -> None:
+    """No token that could be had is taken."""
+    c.failure = event.error
     c.phase = Phase.FAILED
 
 
