@@ -23,7 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": {"runtime", "core", "errors"},
     # runtime.ports is no runtime: it has the ports' value types (Block, Closed ...), which whoever implements a port
     # gives back. Nothing else of the runtime is an adapter's business, and no other adapter is.
-    "adapters": {"core", "errors", "runtime.ports"},
+    # adapters.wire, and only its face, is the way to the server that http and websocket share, so that both call the
+    # same trouble the same. It knows neither of them.
+    "adapters": {"core", "errors", "runtime.ports", "adapters.wire"},
     "settings": {"errors"},
     "config": {"settings", "errors"},
     # The receiver judges what the recorder sends, so it shares with it the packet's bytes and nothing more.
@@ -51,7 +53,7 @@ CORE_STANDARD = {
 # What each layer may have from elsewhere. The adapters are the place where libraries are touched.
 LIBRARIES: dict[str, set[str]] = {
     "runtime": {"tenacity"},
-    "adapters": {"alsaaudio", "gpiozero", "httpx", "pyroute2", "websockets"},
+    "adapters": {"aiohappyeyeballs", "alsaaudio", "gpiozero", "httpcore", "pyroute2", "websockets"},
     "receiver": {"aiohttp"},
     "config": {"msgspec"},
     "cli": {"matplotlib", "numpy", "rich", "gpiozero"},

@@ -122,7 +122,7 @@ def greeted(c: Context, event: Hello, now: float) -> None:
     delivery = server.delivery
     if isinstance(delivery, AckedDelivery):
         delivery.store(min(event.next_seq - 1, c.ledger.last))  # of one that was cut off it may have more than we
-    delivery.attach(now)
+    delivery.attach()
     c.advance()
     c.attached_at = c.progress_at = c.barrier_at = now
     c.barriered = delivery.sent

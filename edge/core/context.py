@@ -10,6 +10,7 @@ from enum import Enum
 
 from edge.core.delivery import AckedDelivery, PlainDelivery
 from edge.core.events import CloseSocket, Effect, Note, Over, PollStatus, Release
+from edge.core.flow import Backlog
 from edge.core.ledger import Ledger
 from edge.core.policy import Policy
 from edge.core.resume import PLAIN, UNKNOWN, Resume
@@ -115,6 +116,7 @@ class Context:
         self.progress_at = 0.0
         self.ponged_at = 0.0
         self.attached_at = 0.0
+        self.backlog = Backlog()
         self.has_acks: bool | None = None  # what the last hello said; None before the first
         self.is_tail_told = False  # a stop behind the gap at the recording's end succeeded
 

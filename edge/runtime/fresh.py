@@ -33,6 +33,10 @@ class FreshServer:
                 raise
         return await self._server.status(session_id)
 
+    def forget_connections(self) -> None:
+        """See ServerApi."""
+        self._server.forget_connections()
+
     async def close(self) -> None:
         """See ServerApi."""
         await self._server.close()

@@ -112,6 +112,10 @@ class ServerApi(Protocol):
     async def status(self, session_id: str) -> SessionStatus:
         """GET /session/ID/status."""
 
+    def forget_connections(self) -> None:
+        """The path that its kept connections belong to is gone: the next call makes a new one. Calls under way stay as
+        they are."""
+
     async def close(self) -> None:
         """Give back its connections."""
 
@@ -126,6 +130,10 @@ class Closed:
 
 class Socket(Protocol):
     """One WebSocket, for one attempt."""
+
+    @property
+    def local_address(self) -> str:
+        """The source address of its TCP connection, also once that has ended; "" where it is not known."""
 
     async def send(self, message: str | bytes) -> None:
         """Queue one message; returns when the buffer is below its limit, which is not delivery."""

@@ -122,7 +122,7 @@ class TokenWatch:
         self._caplog = caplog
         self._errors: list[BaseException] = []
         caplog.set_level(logging.DEBUG)
-        for name in ("asyncio", "httpx", "httpcore", "websockets", "websockets.client", "edge"):
+        for name in ("asyncio", "httpcore", "websockets", "websockets.client", "edge"):
             caplog.set_level(logging.DEBUG, logger=name)
 
     def show(self, thing: object) -> None:

@@ -146,6 +146,7 @@ async def test_a_lost_connection_has_no_close_frame() -> None:
     async with serving(drop) as served:
         socket = await dial(served.url)
         assert await socket.receive() == Closed(1006, "no close frame")
+        assert socket.local_address == "127.0.0.1"
         with pytest.raises(ConnectionError):
             await socket.send(b"late")
 
@@ -468,6 +469,7 @@ async def test_an_ipv6_address_in_brackets() -> None:
         socket = await dial(server.url)
         assert isinstance(await socket.receive(), Closed)
         assert b"Host: [::1]:" in server.requests[0]
+        assert socket.local_address == "::1"
 
 
 @pytest.mark.parametrize("scheme", ["https", "HTTPS"])

@@ -342,11 +342,11 @@ def _free_at_send(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was sent counts as delivered."""
     real = PlainDelivery.sending
 
-    def sending(self: PlainDelivery, seq: int, *, short: bool) -> None:
-        real(self, seq, short=short)
+    def sending(self: PlainDelivery, seq: int, now: float, *, short: bool) -> None:
+        real(self, seq, now, short=short)
         self.delivered = seq
 
-    def sending_acked(self: AckedDelivery, seq: int, *, short: bool) -> None:
+    def sending_acked(self: AckedDelivery, seq: int, now: float, *, short: bool) -> None:
         self.sent = self.delivered = seq
 
     monkeypatch.setattr(PlainDelivery, "sending", sending)
@@ -376,8 +376,8 @@ def _believe_the_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every socket counts as proven (rule 1 left out)."""
     real = PlainDelivery.attach
 
-    def attach(self: PlainDelivery, now: float) -> None:
-        real(self, now)
+    def attach(self: PlainDelivery) -> None:
+        real(self)
         self.proven = True
 
     monkeypatch.setattr(PlainDelivery, "attach", attach)

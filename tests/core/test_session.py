@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -491,7 +492,8 @@ def test_the_policys_numbers() -> None:
     assert (p.window, p.packet_s, p.sure_grace) == (20, 0.1, pytest.approx(108.0))
     assert (p.cuts.packet_ms, p.cuts.target_ms) == (100, 15000)
     assert policy(max_unconfirmed=0.01).window == 1
-    assert (p.stall_timeout(0.1), p.stall_timeout(0.75), p.stall_timeout(9.0)) == (4.0, 6.0, 10.0)
+    assert (p.stall_timeout(0.1), p.stall_timeout(0.75), p.stall_timeout(9.0)) == (2.0, 6.0, 10.0)
+    assert p.stall_timeout(math.nan) == 10.0  # nobody knows yet how long an answer takes
 
 
 def test_cuts_are_counted_by_the_duration_that_the_header_states() -> None:

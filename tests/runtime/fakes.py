@@ -117,6 +117,7 @@ class FakeSocket:
         self._has_mail = asyncio.Event()
         self._is_reading = False
         self.closed: Closed | None = None
+        self.local_address = server.local_address
 
     # the client's side
 
@@ -188,6 +189,8 @@ class FakeServer:
     on_packet(socket, seq)      called after a packet was stored, before its ack; may end the socket
     acks                        False: stores, but acknowledges nothing
     most_sockets                so many may be open at once
+    local_address               the client's, for the sockets that are dialled from now on
+    forgotten                   how often the client gave up its kept connections
     """
 
     def __init__(self) -> None:
@@ -215,6 +218,8 @@ class FakeServer:
         self.on_dial: Callable[[], None] = lambda: None
         self.on_text: Callable[[FakeSocket, JsonObject], bool] = lambda socket, message: False
         self.room: asyncio.Event | None = None  # writes wait for it
+        self.local_address = "192.0.2.1"
+        self.forgotten = 0
 
     # ServerApi
 
@@ -241,6 +246,9 @@ class FakeServer:
         await asyncio.sleep(0)
         self._raise_next(deque())
         return SessionStatus(session_id in self.sessions, bool(self.in_use))
+
+    def forget_connections(self) -> None:
+        self.forgotten += 1
 
     async def close(self) -> None:
         """Nothing is held."""

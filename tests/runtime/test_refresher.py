@@ -267,7 +267,7 @@ def test_where_there_is_no_other_the_refusal_says_what_to_do() -> None:
         used = await r.tokens.ready()
         error = await r.tokens.renew(used, REFUSED)
         assert isinstance(error, TokenRefused)
-        assert str(error) == "the server refused the token (401); audio is kept; do something about it"
+        assert str(error) == "token: the server refused the token (401); audio is kept; do something about it"
         await asyncio.sleep(600)
         assert 15 <= len(r.source.fetches) <= 30  # asked again, and not in a loop
         r.source.is_stuck = False
@@ -461,7 +461,7 @@ def test_a_refusal_that_no_new_token_helps_is_shown_and_probed_slowly() -> None:
         await asyncio.wait_for(made.uplink.refused(), 1.0)
         session = made.uplink.session
         assert session is not None
-        assert str(session.failure) == "start: no; audio is kept; do something about it"
+        assert str(session.failure) == "token: start: no; audio is kept; do something about it"
         assert gate.asked == ["token-1", "token-2"]
         await asyncio.sleep(5 * PROBE_S)
         assert len(gate.asked) <= 2 + 2 * 5  # no storm at the server, nor at the source
@@ -536,6 +536,7 @@ def test_a_status_that_is_refused_is_asked_again_with_a_new_token(has_new: bool)
             with pytest.raises(ServerRefused):
                 await server.status("s")
         await server.stop("s")
+        server.forget_connections()
         await server.close()
         await tokens.close()
 
