@@ -47,14 +47,14 @@ ALLOWED: dict[str, set[str]] = {
 
 # Value tools: no I/O, no clock, no threads, no logging.
 CORE_STANDARD = {
-    "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "functools", "itertools", "json", "math",
-    "operator", "statistics", "struct", "types", "typing", "uuid", "zlib",
+    "__future__", "abc", "base64", "bisect", "collections", "dataclasses", "enum", "functools", "itertools", "json",
+    "math", "operator", "statistics", "struct", "types", "typing", "uuid", "zlib",
 }  # fmt: skip
 
 # What each layer may have from elsewhere. The adapters are the place where libraries are touched.
 LIBRARIES: dict[str, set[str]] = {
     "runtime": {"tenacity"},
-    "adapters": {"aiohappyeyeballs", "alsaaudio", "gpiozero", "httpcore", "pyroute2", "websockets"},
+    "adapters": {"aiohappyeyeballs", "alsaaudio", "gpiozero", "h11", "httpcore", "pyroute2", "websockets"},
     "receiver": {"aiohttp"},
     "config": {"msgspec"},
     "cli": {"matplotlib", "numpy", "rich", "gpiozero"},

@@ -15,7 +15,7 @@ from edge.core.ledger import Ledger
 from edge.core.policy import Policy
 from edge.core.resume import PLAIN, UNKNOWN, Resume
 from edge.core.timebase import Anchor
-from edge.errors import EdgeError, InternalError, ServerRefused
+from edge.errors import EdgeError, InternalError, ServerRefused, TokenRefused
 
 
 class Phase(Enum):
@@ -218,10 +218,15 @@ class Context:
         self.end_attempt()
 
     def rest(self, error: EdgeError, kind: str = "lost") -> None:
-        """The attempt is over, which people are told as `kind`; the retry policy decides when the next one comes."""
+        """The attempt is over, which people are told as `kind`; the retry policy decides when the next one comes.
+
+        A refused token is no failure yet: the shell knows whether another one can be had, and says `Refused` if not.
+        """
         self.end_attempt()
         self.do(Over(None if self.has_progress else error))
-        if isinstance(error, ServerRefused):
+        if isinstance(error, TokenRefused):
+            pass
+        elif isinstance(error, ServerRefused):
             self.failure = error
         else:
             self.do(Note(kind, str(error), {"trouble": error.name} if error.name else {}))

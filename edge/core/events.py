@@ -12,7 +12,7 @@ from typing import Any
 from edge.core.delivery import Poll
 from edge.core.link import Change
 from edge.core.timebase import Anchor
-from edge.errors import EdgeError, Unreachable
+from edge.errors import EdgeError, TokenRefused, Unreachable
 
 Message = dict[str, Any]
 
@@ -34,6 +34,13 @@ class GaveUp(Event):
     """The retry policy has used up its attempts; it goes on with slow probes."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Event):
+    """The server refused the token, and there is no other one to try: a person has to act."""
+
+    error: TokenRefused
 
 
 @dataclass(frozen=True, slots=True)

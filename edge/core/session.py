@@ -30,6 +30,7 @@ from edge.core.events import (
     Pinged,
     Polled,
     Pong,
+    Refused,
     SocketClosed,
     Started,
     Stopped,
@@ -84,10 +85,12 @@ _ROWS: Mapping[Phase, Mapping[type[Event], Row]] = {
     P.WAITING: {
         Attempted: _to(attach.attempted, P.ASKING, P.OPENING, *_START),
         GaveUp: _to(attach.gave_up, P.FAILED),
+        Refused: _to(attach.refused, P.FAILED),
         Supplied: _to(attach.supplied, P.DONE),
     },
     P.FAILED: {
         Attempted: _to(attach.attempted, P.ASKING, P.OPENING, *_START),
+        Refused: _to(attach.refused),
         Supplied: _to(attach.supplied, P.DONE),
     },
     P.STARTING: {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,8 @@ from edge.core.manifest import Manifest
 from edge.core.packet import AudioFormat
 from edge.core.segment import CardPacket
 from edge.core.timebase import Anchor
+from edge.core.token import Token
+from edge.errors import EdgeError, TokenRefused
 
 JsonObject = dict[str, Any]
 
@@ -151,6 +153,41 @@ class Dialer(Protocol):
 
     async def __call__(self, session_id: str) -> Socket:
         """Dial the socket of `session_id`; bounded in time."""
+
+
+class TokenSource(Protocol):
+    """Where the server's token comes from."""
+
+    @property
+    def keeps(self) -> bool:
+        """True: a token serves until shortly before its end, or until it is refused. False: it is fetched for each
+        attempt."""
+
+    @property
+    def remedy(self) -> str:
+        """What a person can do when the server refuses the token."""
+
+    async def fetch(self) -> Token:
+        """A token, bounded in time. Raises Unreachable where a later try may do, ConfigError or TokenRefused where a
+        person has to act."""
+
+    def has_changed(self) -> bool:
+        """Whether somebody has changed a file that it reads since the latest `fetch`. Cheap."""
+
+
+class Tokens(Protocol):
+    """What an uplink wants of the one who keeps the token fresh (runtime/refresher.py)."""
+
+    async def ready(self) -> str:
+        """Before an attempt: the token that it will send, "" where none could be had. Bounded in time."""
+
+    async def retried(
+        self, used: str, refusal: TokenRefused, again: Callable[[], Awaitable[EdgeError | None]]
+    ) -> EdgeError | None:
+        """The server refused `used`: what an attempt `again` with another token came to; where there is none, why."""
+
+    def accepted(self) -> None:
+        """The server let somebody in."""
 
 
 # --- card ------------------------------------------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from edge.core.delivery import Poll
 from edge.core.messages import parse
 from edge.core.policy import Policy
 from edge.core.session import Session, State
-from edge.errors import EdgeError, InternalError, NameFailure, ServerRefused, Unreachable
+from edge.errors import EdgeError, InternalError, NameFailure, ServerRefused, TokenRefused, Unreachable
 from edge.runtime.channel import Channel
-from edge.runtime.ports import Closed, Dialer, JsonObject, ServerApi
+from edge.runtime.ports import Closed, Dialer, JsonObject, ServerApi, Tokens
 from edge.runtime.recording import Recording
 from edge.runtime.wake import Wake
 
@@ -66,7 +66,10 @@ class Uplink:
         retry: RetryPolicy,
         tell: Callable[[Happening], None],
         clock: Callable[[], float] = boot_clock,
+        tokens: Tokens | None = None,
     ) -> None:
+        self._tokens = tokens
+        self._token = ""  # of the attempt under way
         self._server = server
         self._dial = dial
         self._policy = policy
@@ -199,15 +202,25 @@ class Uplink:
         spacing = self._attempted_at + self._retry.initial_delay - self._clock()
         if spacing > 0:  # a server that takes a packet and hangs up must not be dialled in a tight loop
             await self._wake.sleep(spacing)
+        if self._tokens is not None:
+            self._token = await self._tokens.ready()
+        error = await self._try(session)
+        if isinstance(error, TokenRefused) and self._tokens is not None:
+            error = await self._tokens.retried(self._token, error, lambda: self._try(session))
+        if isinstance(error, TokenRefused) and session.wants_attempt:
+            self._feed(events.Refused(error))
+        if error is not None:
+            raise error
+
+    async def _try(self, session: Session) -> EdgeError | None:
         if not session.wants_attempt:  # the recording ended meanwhile, and nothing of it was left
-            return
+            return None
         self._wake.forget()
         self._attempted_at = self._clock()
         over = self._over = asyncio.get_running_loop().create_future()
         self._feed(events.Attempted())
-        error = await over
-        if error is not None:
-            raise error
+        error: EdgeError | None = await over
+        return error
 
     def _wait(self, state: RetryCallState) -> float:
         if self._is_woken:
@@ -280,9 +293,7 @@ class Uplink:
             old, self._state = self._state, state
             failure = self._session.failure if self._session else None
             text = f"{old.value} -> {state.value}" + (f": {failure}" if failure else "")
-            if state is State.CONNECTED:
-                self._trouble = {}
-            self._tell(Happening("state", text, {"old": old.value, "new": state.value} | self._trouble))
+from edge.errors import EdgeError, InternalError, NameFailure, ServerRefused, TokenRefused, Unreachable
 
     def _rearm(self, session: Session) -> None:
         if self._timer is not None:

@@ -29,6 +29,7 @@ from edge.core.events import (
     Polled,
     PollStatus,
     Pong,
+    Refused,
     SendText,
     SocketClosed,
     Started,
@@ -41,12 +42,13 @@ from edge.core.link import Change
 from edge.core.packet import AudioFormat
 from edge.core.session import TIMERS, TRANSITIONS, Session, State
 from edge.core.timebase import Anchor
-from edge.errors import InternalError, NameFailure, ServerRefused, Unreachable
+from edge.errors import InternalError, NameFailure, ServerRefused, TokenRefused, Unreachable
 from tests.core.driver import FINALIZED, Driver, of, over, policy, texts
 
 EXAMPLES: tuple[Event, ...] = (
     Attempted(),
     GaveUp("10 attempts"),
+    Refused(TokenRefused("expired")),
     Supplied(),
     ClockChanged(Anchor("b", 1.0, trusted=True)),
     LinkChanged(Change.LOST, "eth0 lost its carrier", is_carried=False, is_kept=True, has_path=False),
@@ -111,7 +113,7 @@ def test_what_was_lost_is_said_with_code_and_reason() -> None:
     assert str(over(d.closed(1006))) == "the connection was lost (1006)"
 
 
-@pytest.mark.parametrize("refusal", [ServerRefused("the server refused the token"), ServerRefused("409")])
+@pytest.mark.parametrize("refusal", [ServerRefused("the agent is unknown"), ServerRefused("409")])
 def test_a_refusal_is_shown_as_what_it_is_while_it_is_probed(refusal: ServerRefused) -> None:
     d = Driver()
     d.feed(Attempted())
@@ -164,9 +166,32 @@ def test_a_socket_that_closes_before_hello_without_a_word_is_a_bad_token() -> No
     d.tell(Started, "s1")
     d.tell(Opened)
     error = over(d.closed(1000))
-    assert isinstance(error, ServerRefused)
+    assert isinstance(error, TokenRefused)
     assert "token" in str(error)
-    assert d.session.state is State.FAILED
+    d.feed(Refused(error))
+    assert (d.session.state, d.session.failure) == (State.FAILED, error)
+
+
+def test_a_refused_token_is_a_failure_only_once_no_other_can_be_had() -> None:
+    d = Driver()
+    d.feed(Attempted())
+    error = TokenRefused("expired")
+    effects = d.failed(error)
+    assert over(effects) is error
+    assert of(Note, effects) == []
+    assert (d.phase, d.session.state, d.session.failure) == (Phase.WAITING, State.CONNECTING, None)
+    d.feed(Attempted())
+    d.failed(error)
+    d.feed(Refused(error))
+    assert (d.phase, d.session.state, d.session.failure) == (Phase.FAILED, State.FAILED, error)
+    assert d.session.wants_attempt
+    d.feed(Attempted())
+    d.failed(TokenRefused("expired, too"))
+    other = TokenRefused("there is no other")
+    d.feed(Refused(other))
+    assert (d.phase, d.session.failure) == (Phase.FAILED, other)
+    d.start()
+    assert (d.session.state, d.session.failure) == (State.CONNECTED, None)
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, "finalize"), (1012, ""), (1006, ""), (1008, "exists")])
