@@ -293,7 +293,11 @@ class Uplink:
             old, self._state = self._state, state
             failure = self._session.failure if self._session else None
             text = f"{old.value} -> {state.value}" + (f": {failure}" if failure else "")
-from edge.errors import EdgeError, InternalError, NameFailure, ServerRefused, TokenRefused, Unreachable
+            if state is State.CONNECTED:
+                self._trouble = {}
+                if self._tokens is not None:
+                    self._tokens.accepted()
+            self._tell(Happening("state", text, {"old": old.value, "new": state.value} | self._trouble))
 
     def _rearm(self, session: Session) -> None:
         if self._timer is not None:
