@@ -23,13 +23,15 @@ from edge.core.recovery import Recovered
 from edge.core.ring import Ring
 from edge.errors import ConfigError, EdgeError, UnreadableError
 from edge.legacy import import_pending
+from edge.runtime.attempts import RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
+from edge.runtime.happening import Happening
 from edge.runtime.noserver import NoServer
 from edge.runtime.ports import Clock, JsonObject, Panel
 from edge.runtime.spooler import Spooler
 from edge.runtime.store import Store, StorePolicy
-from edge.runtime.uplink import Happening, RetryPolicy, Uplink, boot_clock
+from edge.runtime.uplink import Uplink, boot_clock
 from edge.settings import Config
 from edge.sources import Pace, open_source, own_audio
 

@@ -23,11 +23,13 @@ from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
 from edge.core.session import State
 from edge.errors import ConfigError, EdgeError, ServerRefused, Unreachable
+from edge.runtime.attempts import RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
+from edge.runtime.happening import Happening
 from edge.runtime.ports import Block, JsonObject
 from edge.runtime.recording import Recording
-from edge.runtime.uplink import Happening, RetryPolicy, Uplink, boot_clock
+from edge.runtime.uplink import Uplink, boot_clock
 from edge.settings import KEYS, clashes
 from edge.sources import open_source
 

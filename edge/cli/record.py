@@ -18,9 +18,9 @@ from edge.cli.options import add_config_options, folder, load_config
 from edge.core.session import State
 from edge.errors import EdgeError, ExitCode, ServerRefused
 from edge.runtime.device import Device, Status
+from edge.runtime.happening import Happening
 from edge.runtime.noserver import KEPT
 from edge.runtime.ports import JsonObject, Panel
-from edge.runtime.uplink import Happening
 
 HELP = (
     "Record from SOURCE until N seconds, its end or Ctrl-C; then deliver all. A second Ctrl-C keeps the rest for "
