@@ -651,7 +651,8 @@ def test_a_process_to_which_netlink_is_refused() -> None:
         "from tests.network.observer import refuse_netlink\n"
         "async def main():\n"
         "    watch = NetlinkWatch(print)\n    watch.aim(['127.0.0.1'])\n"
-        "    async for state in watch.snapshots():\n        print(state.path.interface, state.path.source)\n        break\n"
+        "    async for state in watch.snapshots():\n"
+        "        print(state.path.interface, state.path.source)\n        break\n"
         "    await watch.close()\n"
         "refuse_netlink()\nasyncio.run(main())\n"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edge.adapters.netlink.kinds import kind_of
+from edge.adapters.netlink.kinds import known_kind
 from edge.adapters.netlink.rtnetlink import IFF_RUNNING, IFF_UP, RTN_LOCAL, RTN_UNICAST, Link, Route, Rtnetlink
 from edge.adapters.netlink.targets import ANYWHERE, REPEATS, Target, family_of, is_same_way, loopback, reaches, targets
 from edge.core.link import Interface, LinkSnapshot, Path
@@ -16,7 +16,6 @@ class Dumps:
 
     def __init__(self) -> None:
         self._kernel = Rtnetlink()
-        self._kinds: dict[tuple[int, str], str] = {}
 
     def read(self, wanted: Sequence[Target]) -> LinkSnapshot:
         """What is now; the path leads to the first of `wanted` that has one, or to anywhere where it is empty."""
@@ -37,22 +36,17 @@ class Dumps:
         # Links first: for them the kernel waits until a change under way is complete.
         links = self._kernel.links()
         addresses = self._kernel.addresses()
-        self._kinds = {(link.index, link.name): self._kind(link) for link in links}
         return tuple(
             Interface(
                 link.name,
                 link.index,
-                self._kinds[link.index, link.name],
+                known_kind(link.index, link.name, link.hardware, link.driver),
                 _is_running(link),
                 frozenset(address for index, address in addresses if index == link.index),
                 bool(link.flags & IFF_UP),
             )
             for link in links
         )
-
-    def _kind(self, link: Link) -> str:
-        known = self._kinds.get((link.index, link.name))
-        return known or kind_of(link.name, link.hardware, link.driver)
 
     def _paths(self, interfaces: Sequence[Interface], wanted: Sequence[Target]) -> tuple[Path | None, tuple[Path, ...]]:
         """The path, and the ways for the first target of each family."""

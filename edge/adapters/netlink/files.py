@@ -11,9 +11,10 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path as FilePath
 
-from edge.adapters.netlink.kinds import kind_of
+from edge.adapters.netlink.kinds import known_kind
 from edge.adapters.netlink.targets import ANYWHERE, REPEATS, Target, is_same_way, loopback, reaches, targets
 from edge.core.link import Interface, LinkSnapshot, Path
 
@@ -72,7 +73,8 @@ class Files:
         is_reachable = False
         ways: dict[int, list[Path]] = {}
         for target in wanted or targets(ANYWHERE):
-            matching = [entry for entry in entries if ipaddress.ip_address(target.address) in entry.network]
+            address = ipaddress.ip_address(target.address)
+            matching = [entry for entry in entries if address in entry.network]
             matching.sort(key=lambda entry: entry.order)
             ways.setdefault(target.family, list(_ways(running, matching, target)))
             source = _source(target)
@@ -105,7 +107,7 @@ class Files:
                 yield Interface(
                     name,
                     index,
-                    kind_of(name, hardware),
+                    known_kind(index, name, hardware),
                     bool(flags & _IFF_UP and flags & _IFF_RUNNING),
                     frozenset(addresses.get(name, ())),
                     bool(flags & _IFF_UP),
@@ -115,22 +117,21 @@ class Files:
         for line in self._lines("if_inet6"):
             digits, _, _, _, flags, name = line.split()
             if not int(flags, 16) & (_FAILED | _TENTATIVE):
-                yield name, str(ipaddress.IPv6Address(int(digits, 16)))
+                yield name, _ipv6(digits)
 
     def _routes(self) -> Iterator[_Entry]:
         for line in self._lines("route")[1:]:
             name, network, gateway, flags, _, _, metric, mask = line.split()[:8]
             if int(flags, 16) & (_RTF_UP | _RTF_REJECT) == _RTF_UP:
                 via = _ipv4(gateway) if int(flags, 16) & _RTF_GATEWAY else ""
-                yield _Entry(name, ipaddress.IPv4Network((_ipv4(network), _ipv4(mask))), via, int(metric))
+                yield _Entry(name, _network(_ipv4(network), _ipv4(mask)), via, int(metric))
 
     def _routes6(self) -> Iterator[_Entry]:
         for line in self._lines("ipv6_route"):
             network, length, _, _, gateway, metric, _, _, flags, name = line.split()
             if int(flags, 16) & (_RTF_UP | _RTF_REJECT | _RTF_LOCAL) == _RTF_UP:
-                via = str(ipaddress.IPv6Address(int(gateway, 16))) if int(flags, 16) & _RTF_GATEWAY else ""
-                where = ipaddress.IPv6Network((int(network, 16), int(length, 16)))
-                yield _Entry(name, where, via, int(metric, 16))
+                via = _ipv6(gateway) if int(flags, 16) & _RTF_GATEWAY else ""
+                yield _Entry(name, _network(_ipv6(network), str(int(length, 16))), via, int(metric, 16))
 
     def _lines(self, name: str) -> list[str]:
         try:
@@ -207,5 +208,17 @@ def _name(entry: bytes) -> str:
     return os.fsdecode(entry[:16].partition(b"\0")[0])
 
 
+# Kept, because every two seconds it is the same.
+@lru_cache(1024)
+def _network(address: str, mask: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    return ipaddress.ip_network(f"{address}/{mask}")
+
+
+@lru_cache(1024)
 def _ipv4(digits: str) -> str:
     return socket.inet_ntoa(struct.pack("=I", int(digits, 16)))
+
+
+@lru_cache(1024)
+def _ipv6(digits: str) -> str:
+    return str(ipaddress.IPv6Address(int(digits, 16)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 SYSFS = Path("/sys/class/net")
@@ -16,6 +17,12 @@ _TUNNEL_DRIVERS = {
 # What is like the cable that it stands for, or is put on it.
 _WIRED_DRIVERS = {"", "veth", "vlan", "macvlan", "ipvlan", "bond", "team", "dsa", "macsec", "hsr"}
 _MODEM_NAMES = ("wwan", "ppp", "rmnet", "wwp", "wwx")
+
+
+@lru_cache(256)
+def known_kind(index: int, name: str, hardware: int, driver: str = "") -> str:
+    """As `kind_of`, looked up once for each interface; `index` is never used twice."""
+    return kind_of(name, hardware, driver)
 
 
 def kind_of(name: str, hardware: int, driver: str = "", sysfs: Path = SYSFS) -> str:

@@ -13,8 +13,8 @@ import itertools
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 TIMEOUT_S = 10.0  # a driver may keep the kernel's lock for seconds
 
@@ -197,16 +197,14 @@ def _attribute(kind: int, value: bytes) -> bytes:
 
 
 def _attributes(message: bytes, place: int) -> dict[int, bytes]:
-    return dict(_walk(message, place))
-
-
-def _walk(message: bytes, place: int) -> Iterator[tuple[int, bytes]]:
-    while place + _ATTRIBUTE.size <= len(message):
+    found = {}
+    while place + 4 <= len(message):
         length, kind = _ATTRIBUTE.unpack_from(message, place)
-        if length < _ATTRIBUTE.size:
-            return
-        yield kind & 0x3FFF, message[place + _ATTRIBUTE.size : place + length]
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = message[place + 4 : place + length]
         place += (length + 3) & ~3
+    return found
 
 
 def _link(message: bytes) -> Link:
@@ -249,5 +247,6 @@ def _text(value: bytes) -> str:
     return os.fsdecode(value.partition(b"\0")[0])
 
 
+@lru_cache(1024)
 def _literal(packed: bytes) -> str:
     return str(ipaddress.ip_address(packed)) if packed else ""
