@@ -14,6 +14,7 @@ from edge.adapters.http import HttpServerApi
 from edge.adapters.spool import CardRecording, SpoolDirectory
 from edge.adapters.state import StateDirectory
 from edge.adapters.websocket import WebSocketDialer
+from edge.adapters.wire import Connector, TlsFiles
 from edge.config import Loaded
 from edge.core.manifest import CardState
 from edge.core.packet import AudioFormat
@@ -114,8 +115,10 @@ def build(
     read_token(config, lambda warning: tell(Happening("warning", warning)))
     has_server = bool(config.server.url)
     timeout_s = config.connection.connection_timeout
-    server = HttpServerApi(config.server.url, token, timeout_s)
-    dial = WebSocketDialer(config.server.url, token, state.device_id(), timeout_s)
+    files = TlsFiles(config.server.ca_file, config.server.client_cert, config.server.client_key)
+    connector = Connector(config.server.url, proxy=config.connection.proxy, files=files)
+    server = HttpServerApi(config.server.url, token, timeout_s, connector)
+    dial = WebSocketDialer(config.server.url, token, state.device_id(), timeout_s, connector)
     policy = _policy(config, audio)
     retry = RetryPolicy(
         config.connection.max_reconnect_attempts,

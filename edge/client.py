@@ -18,6 +18,7 @@ from edge.adapters.clock import SystemClock
 from edge.adapters.http import HttpServerApi
 from edge.adapters.push import Feeder, PushSource
 from edge.adapters.websocket import WebSocketDialer
+from edge.adapters.wire import Connector, TlsFiles
 from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
 from edge.core.session import State
@@ -62,6 +63,10 @@ class Options:
     ring_seconds: float = 180.0
     source: str = "alsa:default"
     allow_insecure: bool = False
+    proxy: str = ""
+    ca_file: str = ""
+    client_cert: str = ""
+    client_key: str = ""
     drain_timeout: float = 60.0
 
 
@@ -80,6 +85,10 @@ _KEYS = {
     "ring_seconds": "buffer.ring_seconds",
     "source": "audio.source",
     "allow_insecure": "server.allow_insecure",
+    "proxy": "connection.proxy",
+    "ca_file": "server.ca_file",
+    "client_cert": "server.client_cert",
+    "client_key": "server.client_key",
     "drain_timeout": "",
 }
 # The web client's names, all of whose times are milliseconds.
@@ -173,8 +182,10 @@ connectionFailed, statusChanged, networkChanged
             chosen.heartbeat_interval,
             chosen.connection_timeout,
         )
-        self._server = HttpServerApi(base_url, token, chosen.connection_timeout)
-        dial = WebSocketDialer(base_url, token, str(uuid.uuid4()), chosen.connection_timeout)
+        files = TlsFiles(chosen.ca_file, chosen.client_cert, chosen.client_key)
+        connector = Connector(base_url, proxy=chosen.proxy, files=files)
+        self._server = HttpServerApi(base_url, token, chosen.connection_timeout, connector)
+        dial = WebSocketDialer(base_url, token, str(uuid.uuid4()), chosen.connection_timeout, connector)
         retry = RetryPolicy(chosen.max_reconnect_attempts, chosen.initial_reconnect_delay, chosen.max_reconnect_delay)
         self._uplink = Uplink(self._server, dial, self._policy, retry, self._told)
         self._handlers: dict[str, list[Handler]] = {event: [] for event in EVENTS}

@@ -21,7 +21,8 @@ from typing import Any
 import msgspec
 
 from edge.errors import ConfigError
-from edge.settings import KEYS, SECTIONS, Audio, Buffer, Config, Connection, Panel, Server, clashes, is_loopback
+from edge.rules import is_loopback
+from edge.settings import KEYS, SECTIONS, Audio, Buffer, Config, Connection, Panel, Server, clashes
 
 __all__ = [
     "DEFAULT_PATH",
@@ -45,6 +46,7 @@ __all__ = [
 DEFAULT_PATH = Path("/etc/edge/edge.toml")
 MAX_FILE_BYTES = 1 << 20
 MAX_TOKEN_BYTES = 16 << 10
+_FILES = ("server.token_file", "server.ca_file", "server.client_cert", "server.client_key")
 RETENTION_S = 60.0  # what an aia-v4 server needs protected beyond the uncut segment (PROTOCOL.md, "Retention")
 
 _log = logging.getLogger(__name__)
@@ -142,7 +144,7 @@ def load(path: str | Path | None = None, overrides: Mapping[str, object] | None 
     given: dict[str, tuple[object, str]] = {}
     if path is not None:
         for key, value in _flat(_parse(Path(path)), problems):
-            given[key] = (_beside(Path(path), value) if key == "server.token_file" else value, str(path))
+            given[key] = (_beside(Path(path), value) if key in _FILES else value, str(path))
     for key, value in (overrides or {}).items():
         if value is not None:
             given[key] = (value, KEYS[key].setting.option if key in KEYS else "")
@@ -211,7 +213,7 @@ def _flat(tables: Mapping[str, Any], problems: list[Problem]) -> Iterator[tuple[
 
 
 def _beside(path: Path, value: object) -> object:
-    """A token file named in a configuration file lies relative to that, not to wherever the process was started."""
+    """A file named in a configuration file lies relative to that, not to wherever the process was started."""
     if not isinstance(value, str) or not value or not value.isprintable() or _looks_like_token(value):
         return value
     return str(path.parent / os.path.expanduser(value))  # noqa: PTH111  (Path's raises where there is no home)

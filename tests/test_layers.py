@@ -26,8 +26,9 @@ ALLOWED: dict[str, set[str]] = {
     # adapters.wire, and only its face, is the way to the server that http and websocket share, so that both call the
     # same trouble the same. It knows neither of them.
     "adapters": {"core", "errors", "runtime.ports", "adapters.wire"},
-    "settings": {"errors"},
-    "config": {"settings", "errors"},
+    "rules": set(),
+    "settings": {"rules", "errors"},
+    "config": {"rules", "settings", "errors"},
     # The receiver judges what the recorder sends, so it shares with it the packet's bytes and nothing more.
     "receiver": {"receiver", "core.packet", "errors"},
     # Composition roots: the only ones that know both runtime and adapters. `sources` is the part they share.

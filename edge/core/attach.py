@@ -159,7 +159,7 @@ def initialised(c: Context, event: Pong, now: float) -> None:
 def _lost_from_sight(c: Context, event: Polled, now: float) -> bool:
     """True where a poll brought nothing to go on with, and the attempt has ended."""
     if not event.answered:
-        c.rest(Unreachable("the server does not answer"))
+        c.rest(event.failure or Unreachable("the server does not answer"))
         return True
     c.unanswered_since = None
     c.pending_segments, c.max_pending = event.pending, event.max_pending

@@ -225,7 +225,7 @@ class Context:
         elif isinstance(error, ServerRefused):
             self.failure = error
         else:
-            self.note("lost", str(error))
+            self.do(Note("lost", str(error), {"trouble": error.name} if error.name else {}))
         self.phase = Phase.FAILED if self.failure is not None else Phase.WAITING
         if self.is_complete:
             self.finish()

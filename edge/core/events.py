@@ -11,7 +11,7 @@ from typing import Any
 
 from edge.core.delivery import Poll
 from edge.core.timebase import Anchor
-from edge.errors import EdgeError, TokenRefused
+from edge.errors import EdgeError, TokenRefused, Unreachable
 
 Message = dict[str, Any]
 
@@ -82,7 +82,8 @@ class Failed(OfAttempt):
 
 @dataclass(frozen=True, slots=True)
 class Polled(OfAttempt):
-    """GET status answered, or `answered` False: it failed. `poll` is what was known when it was started."""
+    """GET status answered, or `answered` False: it failed, of `failure`. `poll` is what was known when it was
+    started."""
 
     poll: Poll | None
     answered: bool
@@ -90,6 +91,7 @@ class Polled(OfAttempt):
     connected: bool = False
     pending: int = 0
     max_pending: int = 20
+    failure: Unreachable | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from edge.core.events import (
     Supplied,
     Unknown,
 )
-from edge.errors import Unreachable
+from edge.errors import NameFailure, Unreachable
 
 FINALIZE = "finalize"
 
@@ -255,6 +255,9 @@ def polled(c: Context, event: Polled, now: float) -> None:
     """Status while audio flows: pending segments, and whether we are an orphan (rules 2, 6 and 8)."""
     delivery, policy = c.delivery, c.policy
     if not event.answered:
+        if isinstance(event.failure, NameFailure):  # it was not asked: that says nothing of it
+            c.unanswered_since = None
+            c.timers.pop(Timer.HTTP_DEAD, None)
         c.arm(Timer.POLL, now + policy.poll_soon)
         return
     c.unanswered_since = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import time
 import traceback
@@ -19,13 +20,14 @@ from edge.core.delivery import Poll
 from edge.core.messages import parse
 from edge.core.policy import Policy
 from edge.core.session import Session, State
-from edge.errors import EdgeError, InternalError, ServerRefused, TokenRefused, Unreachable
+from edge.errors import EdgeError, InternalError, NameFailure, ServerRefused, TokenRefused, Unreachable
 from edge.runtime.channel import Channel
 from edge.runtime.ports import Closed, Dialer, JsonObject, ServerApi, Tokens
 from edge.runtime.recording import Recording
 from edge.runtime.wake import Wake
 
 PROBE_S = 60.0  # after a refusal, or when the attempts are used up
+NAME_DELAY_S = 0.5  # while a name cannot be resolved: back within a second after it can
 _JITTER = 0.1
 
 
@@ -89,6 +91,7 @@ class Uplink:
         self._at_server: tuple[str, str] | None = None
         self._earlier: tuple[tuple[str, ...], int] = (), 0  # what was there before this delivery of the recording
         self._state = State.DISCONNECTED
+        self._trouble: JsonObject = {}  # the name of what the last attempt failed of, where it has one
         self._base_attempt = 0
         self._is_woken = False
         self._attempted_at = -PROBE_S
@@ -224,6 +227,10 @@ class Uplink:
             self._is_woken, self._base_attempt = False, state.attempt_number - 1
         number: int = state.attempt_number - self._base_attempt
         error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, NameFailure):  # nobody was dialled, and how long that lasts is not the server's doing
+            self._attempted_at = -math.inf
+            self._base_attempt += not error.is_answer
+            return NAME_DELAY_S
         if isinstance(error, ServerRefused) or number >= self._retry.max_attempts:
             return PROBE_S
         delay = min(self._retry.initial_delay * 2.0 ** (number - 1), self._retry.max_delay)
@@ -231,13 +238,13 @@ class Uplink:
 
     def _before_sleep(self, state: RetryCallState) -> None:
         number = state.attempt_number - self._base_attempt
-        session = self._session
+        session, error = self._session, state.outcome.exception() if state.outcome else None
+        self._trouble = {"trouble": error.name} if isinstance(error, EdgeError) and error.name else {}
         if session is not None and session.phase is Phase.WAITING and number >= self._retry.max_attempts:
-            error = state.outcome.exception() if state.outcome else None
             self._feed(events.GaveUp(f"{error} ({number} attempts)"))
         delay = state.next_action.sleep if state.next_action else 0.0
         text = f"attempt {number + 1} in {delay:.1f} s"
-        self._tell(Happening("waiting", text, {"attempt": number + 1, "delay_s": delay}))
+        self._tell(Happening("waiting", text, {"attempt": number + 1, "delay_s": delay} | self._trouble))
 
     async def _sleep(self, seconds: float) -> None:
         reason = await self._wake.sleep(seconds)
@@ -286,7 +293,9 @@ class Uplink:
             old, self._state = self._state, state
             failure = self._session.failure if self._session else None
             text = f"{old.value} -> {state.value}" + (f": {failure}" if failure else "")
-            self._tell(Happening("state", text, {"old": old.value, "new": state.value}))
+            if state is State.CONNECTED:
+                self._trouble = {}
+            self._tell(Happening("state", text, {"old": old.value, "new": state.value} | self._trouble))
             if state is State.CONNECTED and self._tokens is not None:
                 self._tokens.accepted()
 
@@ -391,8 +400,9 @@ class Uplink:
             status = await self._server.status(session_id)
         except Exception as error:  # noqa: BLE001  (see _failure)
             failure = _failure(error)
-            if not isinstance(failure, Unreachable):
-                self._tell(Happening("refused", str(failure)))
+            if isinstance(failure, Unreachable):
+                return events.Polled(number, poll, answered=False, failure=failure)
+            self._tell(Happening("refused", str(failure)))
             return events.Polled(number, poll, answered=False)
         return events.Polled(
             number, poll, True, status.exists, status.connected, status.pending_segments, status.max_pending

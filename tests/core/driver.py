@@ -128,7 +128,7 @@ class Driver:
         assert self.owes_poll, "no poll is open"
         self.owes_poll = False
         if not answered:
-            return self.tell(events.Polled, self.polls[-1].poll, answered=False)
+            return self.tell(events.Polled, self.polls[-1].poll, answered=False, **status)
         fields = {"exists": True, "connected": True, "pending": 0, **status}
         return self.tell(events.Polled, self.polls[-1].poll, answered=True, **fields)
 

@@ -39,7 +39,7 @@ from edge.core.events import (
 from edge.core.packet import AudioFormat
 from edge.core.session import TIMERS, TRANSITIONS, Session, State
 from edge.core.timebase import Anchor
-from edge.errors import InternalError, ServerRefused, TokenRefused, Unreachable
+from edge.errors import InternalError, NameFailure, ServerRefused, TokenRefused, Unreachable
 from tests.core.driver import FINALIZED, Driver, of, over, policy, texts
 
 EXAMPLES: tuple[Event, ...] = (
@@ -461,6 +461,17 @@ def test_a_request_that_hangs_in_asking_is_the_shells_to_end() -> None:
     assert d.phase is Phase.ASKING
     assert isinstance(over(d.polled(answered=False)), Unreachable)
     assert d.phase is Phase.WAITING
+
+
+def test_why_nobody_could_be_asked_is_told_by_its_name() -> None:
+    d = Driver()
+    d.start()
+    d.record(1)
+    assert of(Note, d.closed()) == [Note("lost", "the connection was lost (1006)")]
+    d.feed(Attempted())
+    effects = d.polled(answered=False, failure=NameFailure("the name cannot be resolved"))
+    assert isinstance(over(effects), NameFailure)
+    assert of(Note, effects) == [Note("lost", "dns: the name cannot be resolved", {"trouble": "dns"})]
 
 
 def test_the_heartbeat_keeps_an_idle_session() -> None:

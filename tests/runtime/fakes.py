@@ -184,7 +184,7 @@ class FakeServer:
 
     agents                      those it knows
     refuse_start, refuse_dial   what the next calls raise, first to last; None lets one pass
-    is_down                     every call raises Unreachable
+    is_down                     every call raises `outage`
     close_takes                 seconds until an orderly close is through
     on_packet(socket, seq)      called after a packet was stored, before its ack; may end the socket
     acks                        False: stores, but acknowledges nothing
@@ -210,6 +210,7 @@ class FakeServer:
         self.refuse_recordings: set[str] = set()
         self.agents = {"a"}
         self.is_down = False
+        self.outage: EdgeError = Unreachable("connection refused")
         self.is_silent = False  # takes everything, answers nothing
         self.close_takes = 0.0
         self.dial_takes = 0.0
@@ -286,7 +287,7 @@ class FakeServer:
 
     def _raise_next(self, script: deque[EdgeError | None]) -> None:
         if self.is_down:
-            raise Unreachable("connection refused")
+            raise self.outage
         error = script.popleft() if script else None
         if error is not None:
             raise error

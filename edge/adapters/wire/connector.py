@@ -36,7 +36,7 @@ class Connector:
         on_resolved: Callable[[Sequence[str]], None] = lambda addresses: None,
     ) -> None:
         parts = urlsplit(base_url)
-        self._host = parts.hostname or ""
+        self._host = (parts.hostname or "").replace("%25", "%")  # an IPv6 zone, as RFC 6874 writes it
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._proxy = chosen(proxy, parts)
         via = self._proxy
