@@ -55,9 +55,10 @@ def mount_of(path: Path, table: list[Mount]) -> Mount | None:
     return best
 
 
-def require_system(key: str, origin: str, *, system: Path = SYSTEM, table: Path = MOUNTS) -> None:
+def require_system(key: str, origin: str, *, system: Path | None = None, table: Path = MOUNTS) -> None:
     """Raises ConfigError unless `key` was set by a file of the system's configuration. `origin` is that file, or the
     name of the option that set it."""
+    system = SYSTEM if system is None else system
     fault = _fault(Path(origin), system, table)
     if fault:
         raise ConfigError(

@@ -195,7 +195,7 @@ class _Run:
             bugs = [bug for task in tasks if not task.cancelled() and (bug := task.exception())]
             self._screen.clear()
             unkept = await self._keep_rest()
-            await self._app.server.close()
+            await self._app.close()
             for number in _SIGNALS:  # all is done: nothing is left that one Ctrl-C more could end, but the exit code
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)

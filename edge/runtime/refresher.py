@@ -99,6 +99,7 @@ class Refresher:
     async def close(self) -> None:
         """Stop. What a source must not leave half done it still does."""
         tasks = [task for task in (self._watching, self._fetching) if task is not None]
+        self._watching = self._fetching = None
         for task in tasks:
             task.cancel()
         if tasks:

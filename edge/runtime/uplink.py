@@ -226,10 +226,11 @@ class Uplink:
             text = f"{old.value} -> {state.value}" + (f": {failure}" if failure else "")
             if state is State.CONNECTED:
                 self._attempts.trouble = {}
+            self._tell(Happening("state", text, {"old": old.value, "new": state.value} | self._attempts.trouble))
+            if state is State.CONNECTED:
                 if self._tokens is not None:
                     self._tokens.accepted()
                 asyncio.get_running_loop().call_soon(self._move_if_better)
-            self._tell(Happening("state", text, {"old": old.value, "new": state.value} | self._attempts.trouble))
 
     def _rearm(self, session: Session) -> None:
         if self._timer is not None:

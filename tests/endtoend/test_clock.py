@@ -78,7 +78,7 @@ async def test_a_clock_that_becomes_right_in_the_middle_puts_all_of_the_recordin
             await device.delivered()
             delivering.cancel()
             await asyncio.wait([delivering])
-            await built.server.close()
+            await built.close()
 
     folder = out / recording.recording_id
     account = json.loads((folder / "account.json").read_text())
