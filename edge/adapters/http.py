@@ -5,25 +5,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import socket
-import ssl
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterable, Callable, Iterable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import httpx
+import httpcore
 
-from edge.errors import EdgeError, ServerRefused, StartRefused, Unreachable
+from edge.adapters.wire import Connector, stranger
+from edge.errors import EdgeError, ServerRefused, StartRefused, TokenRefused, Unreachable
 from edge.runtime.ports import JsonObject, SessionStatus
 
 _STOP_TIMEOUT_S = 30.0  # a stop blocks until the tail is transcribed, seconds; it may be repeated
-# For TCP and again for TLS, so that both end before the whole call does: a handshake that is cut short from outside
-# leaves its socket open (httpcore 1.0), and a server that hangs would be given one more with each call.
-_CONNECT_SHARE = 0.45
+_CONNECT_SHARE = 0.9  # of a call's time: so that it is the connection that says why it failed
+_KEPT_S = 5.0  # an idle connection
 _NOT_THESE_SETTINGS = (400, 422, 500)  # an agent that it does not know is 500 (PROTOCOL.md)
-_TRUST = "update-ca-certificates, or SSL_CERT_FILE, makes this machine trust it"
+_FAILURES = (httpcore.ProtocolError, httpcore.NetworkError, httpcore.UnsupportedProtocol)
 _MAX_BODY = 1 << 20
 _MAX_SESSION_ID = 256
 _MAX_QUOTE = 200
@@ -32,13 +29,18 @@ _MAX_QUOTE = 200
 class HttpServerApi:
     """`base_url` is http(s)://host[:port]; `token()` is read anew for each call and never logged."""
 
-    def __init__(self, base_url: str, token: Callable[[], str], timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, base_url: str, token: Callable[[], str], timeout_s: float = 10.0, connector: Connector | None = None
+    ) -> None:
         self._base_url = base_url.rstrip("/")
+        self._host = urlsplit(self._base_url).netloc
         self._token = token
         self._timeout_s = timeout_s
-        self._client: httpx.AsyncClient | None = None
-        self._calls: Counter[httpx.AsyncClient] = Counter()  # under way
-        self._tls: ssl.SSLContext | None = None
+        self._connector = connector or Connector(base_url)
+        self._is_plain = urlsplit(self._base_url).scheme != "https"
+        self._pool: httpcore.AsyncConnectionPool | None = None
+        self._calls: Counter[httpcore.AsyncConnectionPool] = Counter()  # under way
+        self._closing: set[asyncio.Task[None]] = set()
         self._last_token = ""
 
     async def start(self, settings: JsonObject) -> str:
@@ -88,60 +90,79 @@ class HttpServerApi:
             max(1, _count(backlog.get("max_pending"), 20)),
         )
 
+    def forget_connections(self) -> None:
+        """Close those that are kept; calls under way stay as they are, and what they used is closed behind them."""
+        pool, self._pool = self._pool, None
+        if pool is not None and not self._calls[pool]:
+            closing = asyncio.create_task(pool.aclose(), name="http-close")
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
     async def close(self) -> None:
         """Give back the connections."""
-        client, self._client = self._client, None
-        if client is not None and not self._calls[client]:
-            await client.aclose()
+        self.forget_connections()
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     async def _call(self, method: str, path: str, body: JsonObject | None, timeout_s: float) -> tuple[int, Any]:
-        client = self._client = self._client or self._new_client()
-        self._calls[client] += 1
+        pool = self._pool = self._pool or self._new_pool()
+        self._calls[pool] += 1
         try:
             async with asyncio.timeout(timeout_s):
-                request = client.build_request(
-                    method,
-                    self._base_url + path,
-                    json=body,
-                    headers=self._headers(),
-                    timeout=httpx.Timeout(timeout_s, connect=_CONNECT_SHARE * self._timeout_s),
-                )
-                answer = await client.send(request, stream=True)
-                try:
-                    return answer.status_code, _json(await _body(answer))
-                finally:
-                    await answer.aclose()
+                content = None if body is None else json.dumps(body).encode()
+                async with pool.stream(
+                    method, self._base_url + path, headers=self._headers(content), content=content
+                ) as answer:
+                    said = await _body(answer.aiter_stream())
+            other = self._stranger(answer, said)
+            if other is not None:
+                raise other
+            return answer.status, _json(said)
         except EdgeError:
             raise
-        except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError, OSError, ValueError) as error:
+        except (*_FAILURES, OSError, ValueError) as error:
             # A kept connection may be the reason: the next call makes a new one.
-            if self._client is client:
-                self._client = None
-            raise Unreachable(f"the server cannot be reached ({_why(error)})") from None
+            if self._pool is pool:
+                self._pool = None
+            raise self._named(error) from None
         finally:
-            self._calls[client] -= 1
-            if self._client is not client and not self._calls[client]:
-                del self._calls[client]
-                await client.aclose()
+            self._calls[pool] -= 1
+            if self._pool is not pool and not self._calls[pool]:
+                del self._calls[pool]
+                await pool.aclose()
 
-    def _new_client(self) -> httpx.AsyncClient:
-        if self._tls is None and urlsplit(self._base_url).scheme == "https":
-            self._tls = ssl.create_default_context()
-        # No environment: a proxy or a netrc that somebody set for a shell must not redirect audio or token.
-        return httpx.AsyncClient(trust_env=False, follow_redirects=False, verify=self._tls or False)
+    def _new_pool(self) -> httpcore.AsyncConnectionPool:
+        backend = _Backend(self._connector, _CONNECT_SHARE * self._timeout_s)
+        return httpcore.AsyncConnectionPool(max_connections=None, keepalive_expiry=_KEPT_S, network_backend=backend)
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self, content: bytes | None) -> list[tuple[bytes | str, bytes | str]]:
         token = self._last_token = self._token()
         # Identity: nobody needs to unpack what a small body may blow up to.
-        headers = {"Accept-Encoding": "identity"}
-        return headers | {"Authorization": f"Bearer {token}"} if token else headers
+        headers = {"Host": self._host, "Accept": "*/*", "Accept-Encoding": "identity"}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        return [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
+
+    def _stranger(self, answer: httpcore.Response, said: bytes) -> Unreachable | None:
+        headers = {name.lower(): value.decode("latin-1") for name, value in answer.headers}
+        kind, location = (headers.get(name, "") for name in (b"content-type", b"location"))
+        return stranger(answer.status, kind, location, said, is_plain=self._is_plain)
+
+    def _named(self, error: Exception) -> EdgeError:
+        if isinstance(error, httpcore.RemoteProtocolError):
+            has_hung_up = "disconnected" in str(error)
+            why = "it hung up" if has_hung_up else "it does not speak HTTP: is it https://, or another port?"
+            return Unreachable(f"the server cannot be reached ({why})")
+        return self._connector.named(error)
 
     def _refuse_token(self, code: int, body: Any) -> None:
-        """Raise ServerRefused for 401 and for `[{"error": ...}, 401]`, which a wrong token gets with HTTP 200."""
+        """Raise TokenRefused for 401 and for `[{"error": ...}, 401]`, which a wrong token gets with HTTP 200."""
         is_list = isinstance(body, list) and len(body) == 2 and body[1] in (401, 403)
         if is_list or code in (401, 403):
             what = self._quoted(body[0] if is_list else body) or f"HTTP {code}"
-            raise ServerRefused(f"the server refused the token ({what})", "audio is kept", "check server.token_file")
+            raise TokenRefused(f"the server refused the token ({what})")
 
     def _quoted(self, body: Any) -> str:
         """What the server says of an error, for a person."""
@@ -153,37 +174,88 @@ class HttpServerApi:
         return "".join(sign if sign.isprintable() else " " for sign in text[:_MAX_QUOTE])
 
 
-async def _body(answer: httpx.Response) -> bytes:
+async def _body(chunks: AsyncIterable[bytes]) -> bytes:
     """At most a megabyte, as it came: more, or packed, is not an answer that this client could want."""
     body = bytearray()
-    async for chunk in answer.aiter_raw():
+    async for chunk in chunks:
         body += chunk
         if len(body) > _MAX_BODY:
             return b""
     return bytes(body)
 
 
-def _why(error: Exception) -> str:
-    """The reason. Only what the system says is quoted: a library's text may hold a header, and with it the token."""
-    if isinstance(error, httpx.TimeoutException | TimeoutError):
-        return "no answer in time"
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted: {cause.verify_message}; {_TRUST}"
-        if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
-            return "it does not speak TLS: is it http://?"
-        if isinstance(cause, httpx.RemoteProtocolError):
-            has_hung_up = "disconnected" in str(cause)
-            return "it hung up" if has_hung_up else "it does not speak HTTP: is it https://, or another port?"
-        if isinstance(cause, ssl.SSLError):
-            return f"TLS failed: {cause.reason or type(cause).__name__}"
-        if isinstance(cause, socket.gaierror):
-            return f"its name cannot be resolved: {cause.strerror}"
-        if isinstance(cause, OSError) and cause.errno:
-            return os.strerror(cause.errno)
-        cause = cause.__cause__ or cause.__context__
-    return type(error).__name__
+class _Backend(httpcore.AsyncNetworkBackend):
+    """httpcore's network: whatever host it asks for, there is only the way of one connector."""
+
+    def __init__(self, connector: Connector, timeout_s: float) -> None:
+        self._connector = connector
+        self._timeout_s = timeout_s
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109  (the library's)
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """A connection with TLS and all. Raises Unreachable."""
+        reader = _Reader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport = await self._connector.stream(self._timeout_s, lambda: protocol)
+        return _Stream(reader, asyncio.StreamWriter(transport, protocol, reader, asyncio.get_running_loop()))
+
+
+class _Reader(asyncio.StreamReader):
+    """Knows how much has come that nobody has read."""
+
+    unread = 0
+
+    def feed_data(self, data: Any) -> None:
+        """More has come."""
+        self.unread += len(data)
+        super().feed_data(data)
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """One connection. Its time is bounded by the whole call's, so time-outs of single steps are not needed."""
+
+    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  (the library's)
+        """Some bytes; none: the server has hung up."""
+        data = await self._reader.read(max_bytes)
+        self._reader.unread -= len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  (the library's)
+        """Returns when the buffer is below its limit."""
+        try:
+            self._writer.write(buffer)
+            await self._writer.drain()
+        except OSError as error:
+            raise httpcore.WriteError(type(error).__name__) from error  # the library then reads why
+
+    async def aclose(self) -> None:
+        """At once: what was to be said has been answered, and a path that is gone would answer no goodbye."""
+        self._writer.transport.abort()
+
+    async def start_tls(
+        self,
+        ssl_context: object,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109  (the library's)
+    ) -> httpcore.AsyncNetworkStream:
+        """The connector has done that."""
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        """`is_readable` of an idle connection means that it has ended, or that it said what nobody asked for."""
+        if info == "is_readable":
+            return bool(self._reader.unread) or self._reader.at_eof() or self._writer.is_closing()
+        return None
 
 
 def _json(content: bytes) -> Any:

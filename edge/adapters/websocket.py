@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import socket
-import ssl
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from edge.errors import ServerRefused, Unreachable
+from edge.adapters.wire import Connector, stranger
+from edge.errors import EdgeError, TokenRefused, Unreachable
 from edge.runtime.ports import Closed, JsonObject
 
 _CLOSE_TIMEOUT_S = 2.0
@@ -27,6 +26,9 @@ _silent.addHandler(logging.NullHandler())
 _silent.disabled = True
 
 
+_CONNECT_SHARE = 0.9  # of an attempt's time: so that it is the connection that says why it failed
+
+
 class _Attempt(connect):
     """One attempt at the one address that is configured: a redirect could carry the audio anywhere."""
 
@@ -35,48 +37,86 @@ class _Attempt(connect):
         return exc
 
 
+class _Connection(ClientConnection):
+    """Tells why the connection went in mid-handshake: TLS 1.3 refuses a client's certificate only then."""
+
+    _lost: Exception | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """As its parent."""
+        self._lost = exc
+        super().connection_lost(exc)
+
+    async def handshake(self, *arguments: Any, **named: Any) -> None:
+        """As its parent. Raises what the connection was lost of, where there is such a thing."""
+        try:
+            await super().handshake(*arguments, **named)
+        except WebSocketException:
+            if isinstance(self._lost, OSError):
+                raise self._lost from None
+            raise
+
+
 class WebSocketDialer:
     """Dials `base_url`'s /ws/audio_stream/SESSION with `token()` as `client_id`."""
 
-    def __init__(self, base_url: str, token: Callable[[], str], client_id: str, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        token: Callable[[], str],
+        client_id: str,
+        timeout_s: float = 10.0,
+        connector: Connector | None = None,
+    ) -> None:
         parts = urlsplit(base_url)
         self._base = f"{'wss' if parts.scheme == 'https' else 'ws'}://{parts.netloc}"
         self._token = token
         self._client_id = client_id
         self._timeout_s = timeout_s
+        self._connector = connector or Connector(base_url)
 
     async def __call__(self, session_id: str) -> WebSocket:
         """One attempt. Raises Unreachable, or ServerRefused where trying again would not help."""
         token = self._token()
         query = f"token={quote(token, safe='')}&client_id={quote(self._client_id, safe='')}&resume=1"
         url = f"{self._base}/ws/audio_stream/{quote(session_id, safe='')}?{query}"
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        sock = await self._connector.connect(_CONNECT_SHARE * self._timeout_s)
         try:
             connection = await _Attempt(
                 url,
+                sock=sock,
+                **self._connector.tls_options,
                 proxy=None,
                 compression=None,
-                open_timeout=self._timeout_s,
+                open_timeout=deadline - asyncio.get_running_loop().time(),
                 close_timeout=_CLOSE_TIMEOUT_S,
                 ping_interval=None,  # its keepalive deadlocks at audio rate; our barriers do the work
                 max_size=_MAX_MESSAGE,
                 write_limit=_WRITE_LIMIT,
                 logger=_silent,
-                happy_eyeballs_delay=0.25,
+                create_connection=_Connection,
             )
         except InvalidStatus as error:
-            status = error.response.status_code
-            if status in (401, 403):
-                raise ServerRefused(
-                    f"the server refused the token (HTTP {status})", "audio is kept", "check server.token_file"
-                ) from None
-            raise Unreachable(f"the server did not open a WebSocket (HTTP {status})") from None
-        except ssl.SSLCertVerificationError as error:
-            raise Unreachable(f"the server's certificate is not trusted ({error.verify_message})") from None
-        except TimeoutError:
-            raise Unreachable("the server did not answer in time") from None
+            raise self._refused(error) from None
         except (WebSocketException, OSError) as error:
-            raise Unreachable(f"the server cannot be reached ({_why(error)})") from None
+            raise self._connector.named(error) from None
         return WebSocket(connection, token)
+
+    def _refused(self, error: InvalidStatus) -> EdgeError:
+        """What an answer means that is no handshake."""
+        answer = error.response
+        if answer.status_code in (401, 403):
+            return TokenRefused(f"the server refused the token (HTTP {answer.status_code})")
+        location, content_type = (answer.headers.get(name, "") for name in ("Location", "Content-Type"))
+        other = stranger(
+            answer.status_code,
+            content_type,
+            location,
+            bytes(answer.body or b""),
+            is_plain=self._base.startswith("ws:"),
+        )
+        return other or Unreachable(f"the server did not open a WebSocket (HTTP {answer.status_code})")
 
 
 class WebSocket:
@@ -85,6 +125,13 @@ class WebSocket:
     def __init__(self, connection: ClientConnection, token: str) -> None:
         self._connection = connection
         self._token = token
+        name = connection.transport.get_extra_info("sockname")
+        self._local_address = str(name[0]) if isinstance(name, tuple) else ""
+
+    @property
+    def local_address(self) -> str:
+        """Its source address, also once it has ended."""
+        return self._local_address
 
     async def send(self, message: str | bytes) -> None:
         """Queue one message. Raises ConnectionError once the socket has ended."""
@@ -124,14 +171,3 @@ class WebSocket:
     def abort(self) -> None:
         """Drop the connection at once."""
         self._connection.transport.abort()
-
-
-def _why(error: Exception) -> str:
-    """The reason without a URL: exceptions of the library may quote it."""
-    if isinstance(error, socket.gaierror):
-        return f"its name cannot be resolved: {error.strerror}"
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason or type(error).__name__}"
-    if isinstance(error, OSError):
-        return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
-    return type(error).__name__

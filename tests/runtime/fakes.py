@@ -20,10 +20,12 @@ from edge.core.policy import Policy
 from edge.core.ring import Ring
 from edge.core.timebase import Anchor, Timebase
 from edge.errors import EdgeError, ServerRefused, StartRefused, Unreachable
+from edge.runtime.attempts import RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
+from edge.runtime.happening import Happening
 from edge.runtime.ports import Block, Closed, JsonObject, SessionStatus, Socket, SourceInfo
 from edge.runtime.recording import Recording, packets_in_ring
-from edge.runtime.uplink import Happening, RetryPolicy, Uplink
+from edge.runtime.uplink import Uplink
 
 MONO = AudioFormat(16000, 1)
 PACKET = 1600
@@ -85,10 +87,14 @@ class FakeClock:
     def __init__(self, utc_minus_boot_s: float = 1.7e9, *, trusted: bool = True) -> None:
         self.anchor = Anchor("boot", utc_minus_boot_s, trusted)
         self.reads = 0
+        self.slept = 0.0
 
     def read(self) -> Anchor:
         self.reads += 1
         return self.anchor
+
+    def slept_s(self) -> float:
+        return self.slept
 
     def set(self, utc_minus_boot_s: float, *, trusted: bool) -> Anchor:
         self.anchor = Anchor(self.anchor.boot_id, utc_minus_boot_s, trusted)
@@ -117,6 +123,7 @@ class FakeSocket:
         self._has_mail = asyncio.Event()
         self._is_reading = False
         self.closed: Closed | None = None
+        self.local_address = server.local_address
 
     # the client's side
 
@@ -183,11 +190,13 @@ class FakeServer:
 
     agents                      those it knows
     refuse_start, refuse_dial   what the next calls raise, first to last; None lets one pass
-    is_down                     every call raises Unreachable
+    is_down                     every call raises `outage`
     close_takes                 seconds until an orderly close is through
     on_packet(socket, seq)      called after a packet was stored, before its ack; may end the socket
     acks                        False: stores, but acknowledges nothing
     most_sockets                so many may be open at once
+    local_address               the client's, for the sockets that are dialled from now on
+    forgotten                   how often the client gave up its kept connections
     """
 
     def __init__(self) -> None:
@@ -207,6 +216,7 @@ class FakeServer:
         self.refuse_recordings: set[str] = set()
         self.agents = {"a"}
         self.is_down = False
+        self.outage: EdgeError = Unreachable("connection refused")
         self.is_silent = False  # takes everything, answers nothing
         self.close_takes = 0.0
         self.dial_takes = 0.0
@@ -215,6 +225,8 @@ class FakeServer:
         self.on_dial: Callable[[], None] = lambda: None
         self.on_text: Callable[[FakeSocket, JsonObject], bool] = lambda socket, message: False
         self.room: asyncio.Event | None = None  # writes wait for it
+        self.local_address = "192.0.2.1"
+        self.forgotten = 0
 
     # ServerApi
 
@@ -241,6 +253,9 @@ class FakeServer:
         await asyncio.sleep(0)
         self._raise_next(deque())
         return SessionStatus(session_id in self.sessions, bool(self.in_use))
+
+    def forget_connections(self) -> None:
+        self.forgotten += 1
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -278,7 +293,7 @@ class FakeServer:
 
     def _raise_next(self, script: deque[EdgeError | None]) -> None:
         if self.is_down:
-            raise Unreachable("connection refused")
+            raise self.outage
         error = script.popleft() if script else None
         if error is not None:
             raise error
