@@ -6,14 +6,24 @@ cannot disagree. To add a key, add a field.
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar, get_type_hints
-from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
+
+from edge.rules import PIN as _PIN
+from edge.rules import Rule, Setting, is_loopback
+from edge.rules import above_zero as _above_zero
+from edge.rules import between as _between
+from edge.rules import command_fault as _command_fault
+from edge.rules import key as _key
+from edge.rules import one_of as _one_of
+from edge.rules import path as _path
+from edge.rules import proxy_fault as _proxy_fault
+from edge.rules import switch as _switch
+from edge.rules import text as _text
+from edge.rules import timezone_fault as _timezone_fault
+from edge.rules import url_fault as _url_fault
 
 OVERLAP_MS = 500  # what an aia-v4 server keeps of a segment for the next one (PROTOCOL.md, "Segments")
 # An aia-v4 server confirms whole segments only: a ring that cannot hold one, what may be unconfirmed behind it (2 s)
@@ -21,114 +31,6 @@ OVERLAP_MS = 500  # what an aia-v4 server keeps of a segment for the next one (P
 BEHIND_CUT_S = 5.0
 MAX_RING_BYTES = 1 << 30
 SAMPLE_BYTES = 2
-_T = TypeVar("_T")
-
-
-# --- how a key is declared -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """`text` completes "must be ..."; `fault` says what is wrong, None: nothing. `private` hides possible secrets."""
-
-    text: str
-    fault: Callable[[Any], str | None]
-    private: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What is known of one key besides its name: for the check, the reference and `check-config`."""
-
-    doc: str
-    rule: Rule
-    unit: str = ""
-    option: str = ""
-
-
-def _key(default: _T, doc: str, rule: Rule, unit: str = "", option: str = "") -> _T:
-    return field(default=default, metadata={"setting": Setting(doc, rule, unit, option)})
-
-
-def _between(low: float, high: float) -> Rule:
-    return Rule(f"{low:g} to {high:g}", lambda value: None if low <= value <= high else "")
-
-
-def _above_zero(high: float) -> Rule:
-    return Rule(f"above 0, at most {high:g}", lambda value: None if 0 < value <= high else "")
-
-
-_PIN = Rule("a BCM number, 0 to 27", _between(0, 27).fault)
-
-
-def _text(rule: str, pattern: str) -> Rule:
-    return Rule(rule, lambda value: None if re.fullmatch(pattern, value) and value.isprintable() else "")
-
-
-def _one_of(*values: str) -> Rule:
-    return Rule(" or ".join(values), lambda value: None if value in values else "")
-
-
-def _switch() -> Rule:
-    return Rule("true or false", lambda value: None)
-
-
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-# One's own pattern: what urlsplit lets pass differs from one Python to the next.
-_URL = re.compile(rf"https?://(\[[^][/]+\]|{_LABEL}(?:\.{_LABEL})*\.?)(?::([0-9]{{1,5}}))?/?", re.ASCII | re.IGNORECASE)
-
-
-def _url_fault(url: str) -> str | None:
-    if not url:
-        return None  # none is wanted
-    if not re.fullmatch(r"[\x21-\x7e]+", url):
-        return "only visible ASCII characters; write an international name in its xn-- form"
-    if "@" in url:
-        return "no user name or password here; the token belongs into server.token_file"
-    if url.lower().startswith(("ws://", "wss://")):
-        return f"write http{url.partition(':')[0][2:]}:// here; the WebSocket address is derived from it"
-    match = _URL.fullmatch(url)
-    if match is None or not 0 < int(match[2] or 443) < 65536 or len(match[1]) > 253:
-        return ""
-    return "" if match[1].startswith("[") and _address(match[1][1:-1]) is None else None
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def is_loopback(url: str) -> bool:
-    """Whether `url` leads to this machine: by address or as `localhost`, never by asking a name server."""
-    host = urlsplit(url).hostname or ""
-    address = _address(host)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return host == "localhost" if address is None else address.is_loopback
-
-
-def _timezone_fault(name: str) -> str | None:
-    if name == "":
-        return None
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        # A machine without a zone database cannot judge any name, so it lets a plausible one pass.
-        return None if not _knows_zones() and re.fullmatch(r"[A-Za-z]\w*([/+-]\w+)*", name) else ""
-    return None
-
-
-def _knows_zones() -> bool:
-    try:
-        return bool(ZoneInfo("Europe/Berlin"))
-    except (ZoneInfoNotFoundError, OSError):
-        return False
-
-
-def _token_file_fault(value: str) -> str | None:
-    return None if value.isprintable() and len(value) < os.pathconf("/", "PC_PATH_MAX") else ""
 
 
 # --- the keys --------------------------------------------------------------------------------------------------------
@@ -151,9 +53,37 @@ class Server:
         "",
         "File with the server's token, one line; a relative path starts at the configuration file. "
         "Empty: the systemd credential `token`, or else no token.",
-        Rule("a path, or empty", _token_file_fault),
+        _path(),
         option="--token-file",
     )
+    token_command: str = _key(
+        "",
+        "Program that prints the token, run without a shell; its output serves until shortly before it expires. Only "
+        "in a file below `/etc`, and on no file system that any computer can write, such as a boot partition.",
+        Rule("an absolute path and arguments, or empty", _command_fault),
+    )
+    refresh_url: str = _key(
+        "",
+        "Supabase project that gives new tokens (`/auth/v1/token`); it needs the next two.",
+        Rule("http(s)://HOST[:PORT] and nothing behind it, or empty", _url_fault, private=True),
+    )
+    refresh_key_file: str = _key("", "File with that project's public (`anon`) key, one line.", _path())
+    refresh_token_file: str = _key(
+        "",
+        "File with the refresh token to begin with, one line. Each is used once, the next one is kept in the state "
+        "directory; a file with another content takes over.",
+        _path(),
+    )
+    ca_file: str = _key(
+        "",
+        "PEM file with the only certificates that are trusted: authorities, or the server's own. Empty: those that "
+        "this machine trusts. This and the next two start at the configuration file, like `token_file`.",
+        _path(),
+    )
+    client_cert: str = _key(
+        "", "PEM file with the certificate, and its chain, that a server gets which asks for one.", _path()
+    )
+    client_key: str = _key("", "PEM file with its key, unencrypted. Empty: it stands in `client_cert`.", _path())
     agent: str = _key(
         "edge", "Agent that gets the transcript; the server must know it.", _text("1 to 200 characters", r".{1,200}"),
         option="--agent",
@@ -240,6 +170,25 @@ class Connection:
     )
     proof_of_life_timeout: float = _key(
         25.0, "Without the server's `is_recording` for so long the session is checked.", _above_zero(600), "s"
+    )
+    proxy: str = _key(
+        "",
+        "HTTP proxy on the way to the server, by CONNECT. Empty: none, whatever the environment says. `environment`: "
+        "what `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` say.",
+        Rule("http://[USER:PASSWORD@]HOST[:PORT], or environment, or empty", _proxy_fault, private=True),
+    )
+    link_watch: bool = _key(
+        True,
+        "Follow the kernel's word on interfaces, addresses and routes: reconnect when the link is back, move to a "
+        "better path. Off: by time-outs alone.",
+        _switch(),
+    )
+    fleet_spread: float = _key(
+        0.0,
+        "Many devices on one site: when all lose their connection at once, or have their link back, each waits for a "
+        "random part of this. 0: this one reconnects at once.",
+        _between(0, 3600),
+        "s",
     )
     shutdown_drain: float = _key(
         20.0, "After SIGTERM, deliver for so long at most; the rest is kept for the next start.", _between(0, 3600), "s"
@@ -369,9 +318,8 @@ class Clash:
 def clashes(values: Mapping[str, Any]) -> Iterator[Clash]:
     """What is wrong between keys; `values` has all of them."""
     url, rate, packet_ms = values["server.url"], values["audio.rate"], values["audio.packet_ms"]
-    if url.lower().startswith("http:") and not is_loopback(url) and not values["server.allow_insecure"]:
-        rule = "token and audio would travel readable: write https://, or set server.allow_insecure = true"
-        yield Clash("server.url", rule, ("server.allow_insecure",))
+    yield from _clashes_of_server(values)
+    yield from _token_clashes(values)
     if not url and values["spool.mode"] == "ram":
         rule = 'without a server nothing would be kept at all: set server.url, or spool.mode = "always"'
         yield Clash("spool.mode", rule, ("server.url",))
@@ -401,6 +349,32 @@ def clashes(values: Mapping[str, Any]) -> Iterator[Clash]:
         first = pins.setdefault(values[key], key)
         if first != key:
             yield Clash(key, f"must differ from {first}", (first, "panel.enabled"))
+
+
+def _clashes_of_server(values: Mapping[str, Any]) -> Iterator[Clash]:
+    url = values["server.url"]
+    is_plain = url.lower().startswith("http:")
+    if is_plain and not is_loopback(url) and not values["server.allow_insecure"]:
+        rule = "token and audio would travel readable: write https://, or set server.allow_insecure = true"
+        yield Clash("server.url", rule, ("server.allow_insecure",))
+    for key in ("server.ca_file", "server.client_cert"):
+        if values[key] and is_plain:
+            yield Clash(key, "has no use without TLS: write https:// in server.url", ("server.url",))
+    if values["server.client_key"] and not values["server.client_cert"]:
+        yield Clash("server.client_key", "needs its certificate, server.client_cert", ("server.client_cert",))
+
+
+def _token_clashes(values: Mapping[str, Any]) -> Iterator[Clash]:
+    url, files = values["server.refresh_url"], ("server.refresh_key_file", "server.refresh_token_file")
+    if url.lower().startswith("http:") and not is_loopback(url) and not values["server.allow_insecure"]:
+        rule = "the tokens would travel readable: write https://, or set server.allow_insecure = true"
+        yield Clash("server.refresh_url", rule, ("server.allow_insecure",))
+    for key in files:
+        if bool(url) != bool(values[key]):
+            yield Clash(key, "is needed beside server.refresh_url, and only there", ("server.refresh_url",))
+    ways = [key for key in ("server.token_file", "server.token_command", "server.refresh_url") if values[key]]
+    for key in ways[1:]:
+        yield Clash(key, f"cannot be used beside {ways[0]}: a token comes from one place", (ways[0],))
 
 
 def _ring_limit() -> int:

@@ -12,8 +12,8 @@ from urllib.parse import quote, urlsplit
 
 import httpcore
 
-from edge.adapters.wire import Connector, is_page, portal
-from edge.errors import EdgeError, ServerRefused, StartRefused, Unreachable
+from edge.adapters.wire import Connector, stranger
+from edge.errors import EdgeError, ServerRefused, StartRefused, TokenRefused, Unreachable
 from edge.runtime.ports import JsonObject, SessionStatus
 
 _STOP_TIMEOUT_S = 30.0  # a stop blocks until the tail is transcribed, seconds; it may be repeated
@@ -114,9 +114,9 @@ class HttpServerApi:
                     method, self._base_url + path, headers=self._headers(content), content=content
                 ) as answer:
                     said = await _body(answer.aiter_stream())
-            page = self._page(answer, said)
-            if page:
-                raise portal(page)
+            other = self._stranger(answer, said)
+            if other is not None:
+                raise other
             return answer.status, _json(said)
         except EdgeError:
             raise
@@ -145,12 +145,10 @@ class HttpServerApi:
             headers["Authorization"] = f"Bearer {token}"
         return [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
 
-    def _page(self, answer: httpcore.Response, said: bytes) -> str:
-        """What shows that nobody but a captive portal can have said that; over TLS it is the server that says it."""
-        if not self._is_plain:
-            return ""
+    def _stranger(self, answer: httpcore.Response, said: bytes) -> Unreachable | None:
         headers = {name.lower(): value.decode("latin-1") for name, value in answer.headers}
-        return is_page(answer.status, headers.get(b"content-type", ""), headers.get(b"location", ""), said)
+        kind, location = (headers.get(name, "") for name in (b"content-type", b"location"))
+        return stranger(answer.status, kind, location, said, is_plain=self._is_plain)
 
     def _named(self, error: Exception) -> EdgeError:
         if isinstance(error, httpcore.RemoteProtocolError):
@@ -160,11 +158,11 @@ class HttpServerApi:
         return self._connector.named(error)
 
     def _refuse_token(self, code: int, body: Any) -> None:
-        """Raise ServerRefused for 401 and for `[{"error": ...}, 401]`, which a wrong token gets with HTTP 200."""
+        """Raise TokenRefused for 401 and for `[{"error": ...}, 401]`, which a wrong token gets with HTTP 200."""
         is_list = isinstance(body, list) and len(body) == 2 and body[1] in (401, 403)
         if is_list or code in (401, 403):
             what = self._quoted(body[0] if is_list else body) or f"HTTP {code}"
-            raise ServerRefused(f"the server refused the token ({what})", "audio is kept", "check server.token_file")
+            raise TokenRefused(f"the server refused the token ({what})")
 
     def _quoted(self, body: Any) -> str:
         """What the server says of an error, for a person."""

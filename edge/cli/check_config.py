@@ -8,9 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from edge.cli import output
-from edge.config import DEFAULT_PATH, ConfigErrors, Loaded, default_path, load, shown, token
+from edge.config import DEFAULT_PATH, ConfigErrors, Loaded, default_path, load, shown
 from edge.errors import ConfigError, ExitCode
 from edge.settings import SECTIONS
+from edge.tokens import check
 
 HELP = "show the effective configuration and everything that is wrong with it"
 
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     for text in loaded.notes:
         output.note(text)
     try:
-        token(loaded.config, warn=output.note)
+        check(loaded, output.note)
     except ConfigError as error:
         # Who may edit the configuration need not be allowed to read the token: that is a remark, not an error.
         if not isinstance(error.__context__, PermissionError):

@@ -51,11 +51,15 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """How something would get to the server: out of `interface`, from `source`, through `gateway` ("" where none)."""
+    """How something would get to the server: out of `interface`, from `source`, through `gateway` ("" where none).
+
+    `is_forced`: the kernel alone would send elsewhere, so a socket has to be bound to the interface.
+    """
 
     interface: str
     source: str
     gateway: str
+    is_forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +69,13 @@ class LinkSnapshot:
     path  the way to the server (to anywhere, while no server is known) that the kernel takes. Where it would send into
           an interface that does not run: the best of `ways`, which then needs a socket bound to its interface.
     ways  one for each running interface and family that could carry it, best first
+    aim   the addresses of the server that path and ways lead to; none: to anywhere
     """
 
     interfaces: tuple[Interface, ...]
     path: Path | None
     ways: tuple[Path, ...] = ()
+    aim: tuple[str, ...] = ()
 
     def carries(self, address: str) -> bool:
         """Whether a socket on the local `address` can still reach the server: some way leads out of a running interface
@@ -83,6 +89,13 @@ class LinkSnapshot:
     def has_address(self, address: str) -> bool:
         """Whether any interface, running or not, has `address`: a socket on it may come to life again."""
         return _is_loopback(address) or self._holder(address) is not None
+
+    def is_on_path(self, address: str) -> bool:
+        """Whether `address` is on the interface that the path leads out of: nothing is gained by moving."""
+        if self.path is None:
+            return False
+        named = (interface for interface in self.interfaces if interface.name == self.path.interface)
+        return any(_plain(address) in interface.addresses for interface in named)
 
     def _holder(self, address: str, *, carrying: bool = False) -> Interface | None:
         """The interface that `address` is on; with `carrying`, the one through which it reaches the server."""

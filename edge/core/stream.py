@@ -22,7 +22,7 @@ from edge.core.events import (
     Supplied,
     Unknown,
 )
-from edge.errors import Unreachable
+from edge.errors import NameFailure, Unreachable
 
 FINALIZE = "finalize"
 
@@ -220,6 +220,7 @@ def ponged(c: Context, event: Pong, now: float) -> None:
     if c.delivery.pong(now):
         c.has_progress = True
     c.progress_at = c.ponged_at = now
+    c.timers.pop(Timer.RETURN, None)
     pump(c, now)
 
 
@@ -244,7 +245,7 @@ def pinged(c: Context, event: Pinged, now: float) -> None:
         if c.phase is Phase.STREAMING:
             c.arm(Timer.PROOF, now + c.policy.proof_of_life_timeout)
             pump(c, now)
-    elif c.phase is Phase.STREAMING:
+    elif c.phase in (Phase.STREAMING, Phase.HELD, Phase.MOVING):
         # Trap 3: a dead session answers pongs, but keeps nothing.
         c.known.is_stopped = True
         c.leave_socket(abort=False)
@@ -255,6 +256,9 @@ def polled(c: Context, event: Polled, now: float) -> None:
     """Status while audio flows: pending segments, and whether we are an orphan (rules 2, 6 and 8)."""
     delivery, policy = c.delivery, c.policy
     if not event.answered:
+        if isinstance(event.failure, NameFailure):  # it was not asked: that says nothing of it
+            c.unanswered_since = None
+            c.timers.pop(Timer.HTTP_DEAD, None)
         c.arm(Timer.POLL, now + policy.poll_soon)
         return
     c.unanswered_since = None

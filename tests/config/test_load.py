@@ -10,7 +10,8 @@ from edge import config as module
 from edge import settings
 from edge.config import Config, ConfigErrors, Loaded, default_path, load, printable, shown
 from edge.errors import ConfigError, ExitCode
-from edge.settings import KEYS, is_loopback
+from edge.rules import is_loopback
+from edge.settings import KEYS
 
 
 def text(tmp_path: Path, content: str) -> Loaded:
@@ -146,6 +147,11 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, written: str, nearest:
         ("server.timezone", ["", "Europe/Berlin", "UTC", "Etc/GMT+1"],
          ["Berlin", "Europe/Nowhere", "../etc/passwd", "/etc/passwd", "x\x00", "europe", "Europe"]),
         ("server.allow_insecure", [True, False], [1, "true"]),
+        ("connection.proxy",
+         ["", "environment", "http://proxy:3128", "HTTP://proxy", "http://10.0.0.1:1", "http://[::1]:3128/",
+          "http://me:secret@proxy:3128"],
+         ["none", "proxy:3128", "https://proxy", "socks5://proxy:1080", "http://", "http://proxy:0", "http://proxy/x",
+          "http://proxy:65536", "http://[zz]:1", "http://a b:1", "http://me@you@proxy", "http://me:\u202ex@proxy"]),
         ("connection.max_reconnect_attempts", [1, 1000], [0, -1, 1.5]),
         ("connection.initial_reconnect_delay", [0.01, 1, 30], [0, -1, "1", True, float("nan"), float("inf"), 10**400]),
         ("connection.grace_window", [0.1, 120, 86400], [0, 86401]),
@@ -324,17 +330,46 @@ def test_pins_differ() -> None:
     assert load(overrides={"panel.record_led": 17, "panel.enabled": False}).config.panel.record_led == 17
 
 
+def test_tls_files_need_tls_and_a_key_its_certificate() -> None:
+    for key in ("server.ca_file", "server.client_cert"):
+        with pytest.raises(ConfigErrors, match=f"{key} = .* has no use without TLS"):
+            load(overrides={key: "file.pem", "server.url": "http://127.0.0.1"})
+        assert load(overrides={key: "file.pem", "server.url": "https://127.0.0.1"}).notes == ()
+    with pytest.raises(ConfigErrors, match=r"server.client_key = .* needs its certificate"):
+        load(overrides={"server.client_key": "key.pem", "server.url": "https://host"})
+
+
+def test_a_proxys_password_is_never_shown() -> None:
+    for value in (
+        "http://me:hunter2@proxy:3128",
+        "http://me:hunter2@proxy:99999",
+        "me:hunter2@proxy",
+        "https://hunter2@p",
+    ):
+        assert "hunter2" not in shown("connection.proxy", value)
+        try:
+            loaded = load(overrides={"connection.proxy": value})
+        except ConfigErrors as error:
+            assert "hunter2" not in str(error)
+        else:
+            assert "hunter2" not in " ".join(loaded.notes)
+
+
 def test_a_clash_is_not_reported_beside_the_error_that_explains_it() -> None:
     with pytest.raises(ConfigErrors) as caught:
         load(overrides={"audio.packet_ms": 33, "audio.rate": 11025.5, "panel.record_led": 99})
     assert [problem.key for problem in caught.value.problems] == ["audio.rate", "panel.record_led"]
 
 
-def test_a_token_file_lies_beside_the_configuration_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("key", ["token_file", "ca_file", "client_cert", "client_key"])
+def test_files_lie_beside_the_configuration_file(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
 
     def written(value: str) -> str:
-        return text(tmp_path, f'[server]\ntoken_file = "{value}"').config.server.token_file
+        lines = ["[server]", 'url = "https://host"', f'{key} = "{value}"']
+        if key == "client_key":
+            lines.append('client_cert = "/c.pem"')
+        return str(getattr(text(tmp_path, "\n".join(lines)).config.server, key))
 
     assert written("secret/token") == str(tmp_path / "secret/token")
     assert written("/run/token") == "/run/token"
@@ -400,9 +435,9 @@ def test_a_default_file_that_may_be_there_is_not_passed_over(monkeypatch: pytest
 
 
 def test_without_a_zone_database_a_plausible_zone_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge import settings
+    from edge import rules
 
-    monkeypatch.setattr(settings, "_knows_zones", lambda: False)
+    monkeypatch.setattr(rules, "_knows_zones", lambda: False)
     assert load(overrides={"server.timezone": "Europe/Nowhere"}).config.server.timezone == "Europe/Nowhere"
     with pytest.raises(ConfigErrors):
         load(overrides={"server.timezone": "../x"})

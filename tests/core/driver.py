@@ -128,7 +128,7 @@ class Driver:
         assert self.owes_poll, "no poll is open"
         self.owes_poll = False
         if not answered:
-            return self.tell(events.Polled, self.polls[-1].poll, answered=False)
+            return self.tell(events.Polled, self.polls[-1].poll, answered=False, **status)
         fields = {"exists": True, "connected": True, "pending": 0, **status}
         return self.tell(events.Polled, self.polls[-1].poll, answered=True, **fields)
 
@@ -160,6 +160,9 @@ class Driver:
 
     def tell_started(self, session_id: str = "s1") -> list[Effect]:
         return self.tell(events.Started, session_id)
+
+    def tell_stopped(self) -> list[Effect]:
+        return self.tell(events.Stopped)
 
     def tell_opened(self) -> list[Effect]:
         return self.tell(events.Opened)

@@ -19,7 +19,7 @@ from edge.core.events import (
     Stopped,
     StopSession,
 )
-from edge.errors import Unreachable
+from edge.errors import NameFailure, Unreachable
 from tests.core.driver import FINALIZED, FRAMES, Driver, of, over, packets, texts
 from tests.core.simserver import Faults, PlainServer
 from tests.core.simworld import World, small_policy
@@ -669,6 +669,17 @@ def test_rule_8_http_that_answers_again_is_forgiven() -> None:
     d.wait(10.0)
     assert STOP not in d.texts
     assert d.phase is Phase.STREAMING
+
+
+def test_rule_8_a_name_that_cannot_be_resolved_says_nothing_of_the_server() -> None:
+    d = streaming()
+    d.pongs, d.status = True, {"answered": False, "failure": NameFailure("the name cannot be resolved")}
+    d.wait(12.0)
+    assert STOP not in d.texts
+    assert d.phase is Phase.STREAMING
+    d.status = {"answered": False, "failure": Unreachable("connection refused")}
+    d.wait(12.0)
+    assert STOP in d.texts
 
 
 # --- 9 ---

@@ -15,10 +15,12 @@ from edge.core.events import (
     Backpressure,
     ClockChanged,
     CloseSocket,
+    Doubted,
     Event,
     Failed,
     GaveUp,
     Hello,
+    LinkChanged,
     Note,
     OfAttempt,
     Opened,
@@ -27,6 +29,7 @@ from edge.core.events import (
     Polled,
     PollStatus,
     Pong,
+    Refused,
     SendText,
     SocketClosed,
     Started,
@@ -35,17 +38,21 @@ from edge.core.events import (
     Supplied,
     Unknown,
 )
+from edge.core.link import Change
 from edge.core.packet import AudioFormat
 from edge.core.session import TIMERS, TRANSITIONS, Session, State
 from edge.core.timebase import Anchor
-from edge.errors import InternalError, ServerRefused, Unreachable
+from edge.errors import InternalError, NameFailure, ServerRefused, TokenRefused, Unreachable
 from tests.core.driver import FINALIZED, Driver, of, over, policy, texts
 
 EXAMPLES: tuple[Event, ...] = (
     Attempted(),
     GaveUp("10 attempts"),
+    Refused(TokenRefused("expired")),
     Supplied(),
     ClockChanged(Anchor("b", 1.0, trusted=True)),
+    LinkChanged(Change.LOST, "eth0 lost its carrier", is_carried=False, is_kept=True, has_path=False),
+    Doubted("it slept"),
     Started(0, "s1"),
     Stopped(0),
     Failed(0, Unreachable("no")),
@@ -106,7 +113,7 @@ def test_what_was_lost_is_said_with_code_and_reason() -> None:
     assert str(over(d.closed(1006))) == "the connection was lost (1006)"
 
 
-@pytest.mark.parametrize("refusal", [ServerRefused("the server refused the token"), ServerRefused("409")])
+@pytest.mark.parametrize("refusal", [ServerRefused("the agent is unknown"), ServerRefused("409")])
 def test_a_refusal_is_shown_as_what_it_is_while_it_is_probed(refusal: ServerRefused) -> None:
     d = Driver()
     d.feed(Attempted())
@@ -159,9 +166,32 @@ def test_a_socket_that_closes_before_hello_without_a_word_is_a_bad_token() -> No
     d.tell(Started, "s1")
     d.tell(Opened)
     error = over(d.closed(1000))
-    assert isinstance(error, ServerRefused)
+    assert isinstance(error, TokenRefused)
     assert "token" in str(error)
-    assert d.session.state is State.FAILED
+    d.feed(Refused(error))
+    assert (d.session.state, d.session.failure) == (State.FAILED, error)
+
+
+def test_a_refused_token_is_a_failure_only_once_no_other_can_be_had() -> None:
+    d = Driver()
+    d.feed(Attempted())
+    error = TokenRefused("expired")
+    effects = d.failed(error)
+    assert over(effects) is error
+    assert of(Note, effects) == []
+    assert (d.phase, d.session.state, d.session.failure) == (Phase.WAITING, State.CONNECTING, None)
+    d.feed(Attempted())
+    d.failed(error)
+    d.feed(Refused(error))
+    assert (d.phase, d.session.state, d.session.failure) == (Phase.FAILED, State.FAILED, error)
+    assert d.session.wants_attempt
+    d.feed(Attempted())
+    d.failed(TokenRefused("expired, too"))
+    other = TokenRefused("there is no other")
+    d.feed(Refused(other))
+    assert (d.phase, d.session.failure) == (Phase.FAILED, other)
+    d.start()
+    assert (d.session.state, d.session.failure) == (State.CONNECTED, None)
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, "finalize"), (1012, ""), (1006, ""), (1008, "exists")])
@@ -295,12 +325,13 @@ def test_every_phase_knows_what_it_does_with_new_audio() -> None:
     assert set(TRANSITIONS) == set(Phase)
     for phase, rows in TRANSITIONS.items():
         assert Supplied in rows, phase
-        assert ClockChanged in rows, phase
+        assert {ClockChanged, LinkChanged, Doubted} <= set(rows), phase
 
 
 def test_while_a_socket_is_open_the_server_may_say_anything() -> None:
     talk = {Hello, Pong, Ack, Pinged, Backpressure, Unknown, SocketClosed}
-    for phase in (Phase.GREETING, Phase.INITIALISING, Phase.STREAMING, Phase.STOPPING, Phase.TAKING_OVER):
+    phases = (Phase.GREETING, Phase.INITIALISING, Phase.STREAMING, Phase.HELD, Phase.MOVING, Phase.STOPPING)
+    for phase in (*phases, Phase.TAKING_OVER):
         assert talk <= set(TRANSITIONS[phase]), phase
 
 
@@ -355,6 +386,7 @@ def test_timers_that_are_due_together_act_one_by_one() -> None:
 def test_every_timer_has_its_row() -> None:
     assert {timer.name for timer in TIMERS} == {
         "CONNECT", "SETTLE", "POLL", "PAUSE", "FLUSH", "STOP", "BARRIER", "STALL", "HEARTBEAT", "PROOF", "HTTP_DEAD",
+        "RETURN", "MOVE",
     }  # fmt: skip
 
 
@@ -436,6 +468,17 @@ def test_a_request_that_hangs_in_asking_is_the_shells_to_end() -> None:
     assert d.phase is Phase.ASKING
     assert isinstance(over(d.polled(answered=False)), Unreachable)
     assert d.phase is Phase.WAITING
+
+
+def test_why_nobody_could_be_asked_is_told_by_its_name() -> None:
+    d = Driver()
+    d.start()
+    d.record(1)
+    assert of(Note, d.closed()) == [Note("lost", "the connection was lost (1006)")]
+    d.feed(Attempted())
+    effects = d.polled(answered=False, failure=NameFailure("the name cannot be resolved"))
+    assert isinstance(over(effects), NameFailure)
+    assert of(Note, effects) == [Note("lost", "dns: the name cannot be resolved", {"trouble": "dns"})]
 
 
 def test_the_heartbeat_keeps_an_idle_session() -> None:

@@ -7,8 +7,9 @@
 
 Every operation is what the kernel itself would see: a peer that goes down takes the carrier; addresses and routes are
 taken and given by netlink. The device drops routes of links without carrier from its choice at once, as a network
-manager would (sysctl ignore_routes_with_linkdown). Names are unique, so labs may run side by side; `with` removes
-everything, and the next lab removes what a killed one left. Needs root.
+manager would (sysctl ignore_routes_with_linkdown); the router drops what has a source address of another network, as a
+provider would. Names are unique, so labs may run side by side; `with` removes everything, and the next lab removes what
+a killed one left. Needs root.
 """
 
 from __future__ import annotations
@@ -33,11 +34,20 @@ _LINKDOWN = "ignore_routes_with_linkdown"
 _PLAIN = {
     "ipv6/conf/all/accept_dad": "0", "ipv6/conf/default/accept_dad": "0", "ipv6/conf/default/accept_ra": "0",
     "ipv4/conf/all/rp_filter": "0", "ipv4/conf/default/rp_filter": "0",
+    "ipv4/conf/all/arp_ignore": "1",  # an interface answers for its own addresses only
 }  # fmt: skip
 _FORWARDING = {
     "ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv6/conf/all/keep_addr_on_down": "1",
     "ipv6/conf/default/keep_addr_on_down": "1",
+    "bridge/bridge-nf-call-iptables": "0", "bridge/bridge-nf-call-ip6tables": "0",  # else rules count twice there
 }  # fmt: skip
+# A provider drops what comes with a source address that is not of its network (BCP 38).
+_NO_STRANGERS = """chain source {
+type filter hook prerouting priority -300;
+iifname "late" accept
+fib saddr . iif oif 0 drop
+}
+"""
 _NO_DEAD_WAYS = {f"ipv{version}/conf/{which}/{_LINKDOWN}": "1" for version in (4, 6) for which in ("all", "default")}
 
 
@@ -140,6 +150,7 @@ class Lab:
         netns.ip(self.server, "\n".join(far) + "\n")
         self._device = self._closing.enter_context(Netlink(self.device))
         self._router = self._closing.enter_context(Netlink(self.router))
+        self._filter()
         self._access_points = {name: self._router.index(name) for name in (HOME, HOME2, CAFE)}
         self.names = NameServer(self.server, SERVER4, {SERVER_NAME: [SERVER4, SERVER6]})
         self._closing.callback(self.names.close)
@@ -201,6 +212,12 @@ class Lab:
         uplink = self.uplinks[name]
         return [route(uplink.index, gateway, METRICS[name], add=add) for gateway in uplink.gateways]
 
+    @property
+    def addresses(self) -> set[str]:
+        """What the device has, as the server sees them."""
+        own = {one.partition("/")[0] for uplink in self.uplinks.values() for one in uplink.addresses}
+        return own | {"10.8.0.2", "fd08::2"} if self._vpn is not None else own
+
     def uplink_of(self, address: str) -> str:
         """Whose network a client's address belongs to: an uplink, `tun0`, or "" for none of the device's."""
         parts = address.removeprefix("::ffff:").replace(":", ".").split(".")
@@ -247,7 +264,7 @@ class Lab:
 
     def lose(self, percent: int) -> Moment:
         """So many of 100 packets are lost, in each direction."""
-        self._rules.append(f"numgen random mod 100 < {percent} drop")
+        self._rules.append(f'iifname != "late" numgen random mod 100 < {percent} drop')
         return self._filter()
 
     def slow(self, kbit_s: int) -> Moment:
@@ -292,9 +309,10 @@ class Lab:
         rules = [f"ip {end} 10.7.{n}.0/24 drop" for n in networks for end in ends]
         rules += [f"ip6 {end} fd07:{n}::/64 drop" for n in networks for end in ends]
         body = "\n".join([*rules, *self._rules])
-        text = "table inet lab\ndelete table inet lab\n"
+        text = "table inet lab\ndelete table inet lab\ntable inet lab {\n" + _NO_STRANGERS
         if body:
-            text += f"table inet lab {{\nchain way {{\ntype filter hook forward priority 0;\n{body}\n}}\n}}\n"
+            text += f"chain way {{\ntype filter hook forward priority 0;\n{body}\n}}\n"
+        text += "}\n"
         return _timed(lambda: netns.run(["ip", "netns", "exec", self.router, "nft", "-f", "-"], text))
 
 

@@ -121,10 +121,13 @@ def socket_in(name: str, family: int, kind: int, protocol: int = 0) -> socket.so
 
 
 def sysctl(name: str, settings: dict[str, str]) -> None:
-    """Set keys below /proc/sys/net of the namespace, such as `ipv4/ip_forward`."""
+    """Set keys below /proc/sys/net of the namespace, such as `ipv4/ip_forward`; those of a part that this kernel has
+    not loaded are passed over."""
     with inside(name):
         for key, value in settings.items():
-            Path("/proc/sys/net", key).write_text(value)
+            path = Path("/proc/sys/net", key)
+            if path.parent.is_dir():
+                path.write_text(value)
 
 
 def command_in(name: str, command: Sequence[str]) -> list[str]:

@@ -132,7 +132,8 @@ class Netlink:
             message += struct.pack("<IHHII", size, change.kind, flags, self._number, 0) + change.body
             message += bytes(-size % 4)
         at = time.monotonic()
-        self._socket.send(message)
+        if changes:
+            self._socket.send(message)
         done_at = time.monotonic()
         last = self._number
         problems = []

@@ -4,13 +4,12 @@ the tap at the server's network card."""
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +26,7 @@ from tests.network.lab import SERVER_NAME, Lab
 from tests.network.netns import command_in
 from tests.network.rtnetlink import Moment
 from tests.network.tap import Tap
-from tests.rig.process import Child
+from tests.rig.process import Child, ChildError
 
 PORT = 8765
 BOUND_S = 60.0
@@ -158,26 +157,35 @@ class Site:
         """The WebSockets so far, of whomever."""
         return self.tap.wire.connections
 
-    def handled_at(self, since: float, sessions: Sequence[str] | None = None) -> float | None:
-        """When the server first confirmed audio that had arrived after `since`; None: not yet. `sessions`: only
-        those."""
+    def handled_at(self, since: float, uplink: str = "", sessions: Collection[str] | None = None) -> float | None:
+        """When the server first confirmed audio that had arrived after `since`, to an address that the device has now;
+        None: not yet. `uplink`, `sessions`: only by that one, only theirs."""
+        there = self.lab.addresses
         times = [
             at
             for connection in self.connections
             if sessions is None or connection.session in sessions
             for at, count in connection.confirmed
             if at >= since and connection.sent[count - 1].at >= since
+            if (client := self.tap.client_of(connection)) in there and uplink in ("", self.lab.uplink_of(client))
         ]
         return min(times, default=None)
 
-    async def handled(self, since: float, timeout_s: float = BOUND_S) -> float:
+    async def handled(self, since: float, uplink: str = "", timeout_s: float = BOUND_S) -> float:
         """Wait for it. Raises TimeoutError."""
-        await self.tap.wait(
-            lambda: self.handled_at(since) is not None, timeout_s, f"audio handled; {self.recorder.tail()}"
-        )
-        at = self.handled_at(since)
-        assert at is not None
+        try:
+            await self.tap.wait(lambda: self._is_over or self.handled_at(since, uplink) is not None, timeout_s)
+        except TimeoutError:
+            text = f"no audio was handled within {timeout_s:.0f} s"
+            raise TimeoutError(f"{text}{uplink and ' by '}{uplink}; {self.recorder.tail(40)}") from None
+        at = self.handled_at(since, uplink)
+        if at is None:
+            raise ChildError(f"the recorder ended; {self.recorder.tail()}")
         return at
+
+    @property
+    def _is_over(self) -> bool:
+        return self.recorder.returncode is not None
 
     def used(self, connection: Connection) -> str:
         """The uplink by which a WebSocket came."""
@@ -214,8 +222,3 @@ class Site:
             if any(self.token in line for line in (*child.stdout, *child.stderr)):
                 problems.append(f"the {child.name} printed the token")
         return Outcome(problems, frames, kept.missing_frames, kept.repeated_frames, account)
-
-
-def describe(outcome: Outcome) -> str:
-    """One line, for a report."""
-    return json.dumps({"frames": outcome.frames, "missing": outcome.missing, "problems": outcome.problems})

@@ -329,16 +329,16 @@ async def test_the_tap_reads_what_passed_whatever_the_network_does_to_it(lab: La
             with client, peer:
                 lab.lose(10)
                 client.sendall(b"GET /ws/audio_stream/abc?resume=1 HTTP/1.1\r\n\r\n")
-                await tap.wait(lambda: len(tap.wire.connections) == 1, BOUND_S, "the request")
+                await tap.wait(lambda: len(tap.wire.connections) == 1, BOUND_S)
                 peer.sendall(b"HTTP/1.1 101 Switching\r\n\r\n")
                 said = [f'{{"type":"pong","n":{number}}}' for number in range(300)]
                 for text in said:
                     peer.sendall(bytes([0x81, len(text)]) + text.encode())
                 messages = tap.wire.connections[0].messages
-                await tap.wait(lambda: len(messages) == len(said), BOUND_S, "the messages")
+                await tap.wait(lambda: len(messages) == len(said), BOUND_S)
                 assert [message["n"] for _, message in messages] == list(range(300))
                 assert abs(messages[-1][0] - time.monotonic()) < BOUND_S
                 assert tap.wire.connections[0].closed_at is None
                 lab.heal()
-            await tap.wait(lambda: tap.wire.connections[0].closed_at is not None, BOUND_S, "the end")
+            await tap.wait(lambda: tap.wire.connections[0].closed_at is not None, BOUND_S)
             assert tap.missed() == 0

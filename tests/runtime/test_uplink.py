@@ -12,10 +12,10 @@ import pytest
 from edge.core.packet import decode_header
 from edge.core.ring import Ring
 from edge.core.session import State
-from edge.errors import EdgeError, InternalError, ServerRefused, Unreachable
+from edge.errors import EdgeError, InternalError, NameFailure, ServerRefused, Unreachable
+from edge.runtime.attempts import NAME_DELAY_S, PROBE_S, RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.ports import JsonObject
-from edge.runtime.uplink import PROBE_S, RetryPolicy
 from tests.runtime.fakes import PACKET, FakeClock, FakeServer, FakeSocket, Feed, Line, joined, now, simulate, wire
 
 
@@ -167,6 +167,65 @@ def test_attempts_are_as_many_as_asked_for() -> None:
         assert line.uplink.state is State.FAILED
         assert line.delays() == [PROBE_S]
         await joined([delivering])
+
+    simulate(main())
+
+
+async def back(line: Line) -> float:
+    """Seconds from the end of an outage to the connection."""
+    line.server.is_down, since = False, now()
+    while line.states()[-1] != "connected":
+        await asyncio.sleep(0.01)
+    return now() - since
+
+
+@pytest.mark.parametrize("was_connected", [False, True])
+def test_a_dead_name_service_uses_up_no_attempt_and_is_asked_again_at_once(was_connected: bool) -> None:
+    async def main() -> None:
+        line = Line()
+        line.server.outage = NameFailure("the name cannot be resolved")
+        line.server.is_down = not was_connected
+        feed = line.feed()
+        feed.talk(PACKET)
+        delivering = deliver(line, feed)
+        await asyncio.sleep(1.0)
+        if was_connected:
+            assert line.uplink.state is State.CONNECTED
+            line.server.is_down = True
+            line.server.sockets[-1].end(1006)
+        await asyncio.sleep(300.0)
+        assert line.states()[-1] == ("reconnecting" if was_connected else "connecting")
+        assert set(line.delays()[1:]) == {NAME_DELAY_S}
+        assert len(line.delays()) > 500
+        waiting = [h.detail for _, h in line.told if h.kind == "waiting" and h.detail]
+        assert waiting[-1]["attempt"] <= 2
+        assert waiting[-1]["trouble"] == "dns"
+        assert await back(line) < 1.0
+        *_, connected = (h.detail for _, h in line.told if h.kind == "state")
+        assert connected == {"old": line.states()[-2], "new": "connected"}
+        feed.end()
+        await whole(line, feed, delivering)
+
+    simulate(main())
+
+
+def test_a_name_that_does_not_exist_uses_up_the_attempts_and_is_still_asked_for() -> None:
+    async def main() -> None:
+        line = Line()
+        line.server.outage = NameFailure("the name cannot be resolved", is_answer=True)
+        line.server.is_down = True
+        feed = line.feed()
+        feed.talk(PACKET)
+        delivering = deliver(line, feed)
+        await asyncio.sleep(20.0)
+        assert line.uplink.state is State.FAILED
+        *_, failed = (h for _, h in line.told if h.kind == "state")
+        assert failed.detail == {"old": "connecting", "new": "failed", "trouble": "dns"}
+        assert "dns: the name cannot be resolved (10 attempts)" in failed.text
+        assert set(line.delays()) == {NAME_DELAY_S}
+        assert await back(line) < 1.0
+        feed.end()
+        await whole(line, feed, delivering)
 
     simulate(main())
 

@@ -8,7 +8,7 @@ import ipaddress
 import socket
 import threading
 
-from edge.errors import NameFailure
+from edge.errors import NameFailure, Unreachable
 
 # What the system's resolver gives: family, type, protocol, canonical name, address.
 Address = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int]]
@@ -37,7 +37,7 @@ class Resolver:
     async def addresses(self, timeout_s: float) -> list[Address]:
         """All addresses, best first. Raises NameFailure."""
         if is_literal(self._host):
-            return self._ask(socket.AI_NUMERICHOST)
+            return self._literal()
         answer: asyncio.Future[list[Address]] = asyncio.get_running_loop().create_future()
         self._waiting.add(answer)
         try:
@@ -55,6 +55,12 @@ class Resolver:
         finally:
             self._waiting.discard(answer)
             answer.cancel()
+
+    def _literal(self) -> list[Address]:
+        try:
+            return self._ask(socket.AI_NUMERICHOST)
+        except OSError:  # an IPv6 zone that is no interface of this machine, now
+            raise Unreachable(f"there is no way to {self._host}", "audio is kept", "check server.url") from None
 
     def _failure(self, why: str, *, is_answer: bool) -> NameFailure:
         return NameFailure(
