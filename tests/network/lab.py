@@ -250,6 +250,14 @@ class Lab:
             self._vpn.close()
             self._vpn = None
 
+    def revive_names(self) -> Moment:
+        """The name server answers again."""
+
+        def revive() -> None:
+            self.names.is_dead = False
+
+        return _timed(revive)
+
     # --- what the kernel does not tell -----------------------------------------------------------------------------
 
     def blackhole(self, *names: str) -> Moment:
