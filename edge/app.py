@@ -22,6 +22,7 @@ from edge.core.recovery import Recovered
 from edge.core.ring import Ring
 from edge.errors import ConfigError, EdgeError, UnreadableError
 from edge.legacy import import_pending
+from edge.links import link_watch, steer
 from edge.runtime.attempts import RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
@@ -135,6 +136,7 @@ def build(
         config.connection.max_reconnect_attempts,
         config.connection.initial_reconnect_delay,
         config.connection.max_reconnect_delay,
+        config.connection.fleet_spread,
     )
     spool = SpoolDirectory(state.spool, config.spool.max_bytes)
     found = _open_spool(spool, state, tell)
@@ -170,10 +172,12 @@ def build(
         panel,
         clock=watch,
         aside=Uplink(fresh, dial, policy, retry, lambda happening: None, tokens=tokens) if has_server else None,
+        watch=link_watch(tell) if has_server and config.connection.link_watch else None,
         make_store=make_store,
         max_seconds=config.spool.max_recording_hours * 3600,
     )
     tokens.on_new = device.retry_now
+    steer(connector, device)
     assert device.store is not None
     return App(device, device.store, server, tokens, tell, config.connection.shutdown_drain, tuple(found))
 

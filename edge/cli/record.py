@@ -28,7 +28,7 @@ HELP = (
 )
 _LINE_S = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-_QUIET = {"waiting", "message", "connected"}
+_QUIET = {"waiting", "attempt", "message", "connected"}
 _FAILURES = {"lost", "refused"}  # told at each attempt
 
 

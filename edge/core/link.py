@@ -69,11 +69,13 @@ class LinkSnapshot:
     path  the way to the server (to anywhere, while no server is known) that the kernel takes. Where it would send into
           an interface that does not run: the best of `ways`, which then needs a socket bound to its interface.
     ways  one for each running interface and family that could carry it, best first
+    aim   the addresses of the server that path and ways lead to; none: to anywhere
     """
 
     interfaces: tuple[Interface, ...]
     path: Path | None
     ways: tuple[Path, ...] = ()
+    aim: tuple[str, ...] = ()
 
     def carries(self, address: str) -> bool:
         """Whether a socket on the local `address` can still reach the server: some way leads out of a running interface

@@ -11,7 +11,6 @@ from edge.runtime.ports import LinkWatch
 
 SETTLE_S = 1.0  # a better path has to last for so long before it is moved to
 MOST_SETTLE_S = 60.0  # one that comes and goes, for so long
-REAIMED_S = 2.0  # so long after another server address a path that leads elsewhere is no better one
 CALM_S = 300.0  # since the last one that went again: then it is trusted as in the beginning
 
 
@@ -37,14 +36,10 @@ class Roaming:
         self._settling: asyncio.TimerHandle | None = None
         self._settle_s = SETTLE_S
         self._flapped_at = clock()
-        self._aimed: tuple[str, ...] = ()
-        self._aimed_at = -REAIMED_S
 
     def aim(self, addresses: Sequence[str]) -> None:
         """The server's addresses, as they were just resolved."""
-        if tuple(addresses) != self._aimed:
-            self._aimed, self._aimed_at = tuple(addresses), self._clock()
-            self._watch.aim(addresses)
+        self._watch.aim(addresses)
 
     @property
     def forced_interface(self) -> str:
@@ -69,11 +64,13 @@ class Roaming:
         if self._acted is None:
             self._acted = snapshot  # what was there before anything began is no change
             return
-        delta = link_delta(self._acted, snapshot, self._used())
-        if delta.change is Change.BETTER and self._clock() < self._aimed_at + REAIMED_S:
+        used = self._used()
+        is_lost = bool(used) and self._acted.carries(used) and not snapshot.carries(used)
+        if snapshot.aim != self._acted.aim and not is_lost:
             self._settled()
-            self._acted = snapshot
+            self._acted = snapshot  # it leads to another address of the server, which is no news of the link
             return
+        delta = link_delta(self._acted, snapshot, used)
         if delta.change is Change.BETTER:
             if self._settling is None:
                 self._settling = asyncio.get_running_loop().call_later(self._wait_s(), self._move)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 
 from edge.adapters.netlink.dumps import Dumps
 from edge.adapters.netlink.files import Files
@@ -148,7 +149,8 @@ class _Watching:
 
     async def read(self, wanted: Sequence[Target]) -> LinkSnapshot:
         """The state now. Raises OSError."""
-        return await self._loop.run_in_executor(self._executor, self._reader.read, wanted)
+        snapshot = await self._loop.run_in_executor(self._executor, self._reader.read, wanted)
+        return replace(snapshot, aim=tuple(target.address for target in wanted))
 
     def rearm(self) -> bool:
         """Forget the hints there are, and wait for the next; True where the kernel had to drop some."""
