@@ -1,8 +1,8 @@
 """A network in a box: device, router and server, each a network namespace, and all that can happen to the device's way.
 
-    device   eth0   10.7.1.2  metric 100 ---- r-eth0 --------------------- router --- lan --- server 10.7.0.2
-             wlan0  10.7.2.2  metric 600 ---- r-wlan0 (a port of an access point: home, home2, cafe)
-             wwan0  10.7.3.2  metric 700 ---- r-wwan0                       (and fd07:N::2 in each network N)
+    device   eth0   10.7.1.2  metric 100 ---- r-eth0 ---- switch ------ router --- lan --- server 10.7.0.2
+             wlan0  10.7.2.2  metric 600 ---- r-wlan0 --- home, home2 or cafe    (and fd07:N::2 in each network N)
+             wwan0  10.7.3.2  metric 700 ---- r-wwan0 --- cell
              tun0   10.8.0.2  metric 50, while the VPN is up
 
 Every operation is what the kernel itself would see: a peer that goes down takes the carrier; addresses and routes are
@@ -28,7 +28,8 @@ from tests.network.rtnetlink import Change, Moment, Netlink, address, link, mast
 SERVER4, SERVER6, SERVER_NAME = "10.7.0.2", "fd07:0::2", "edge.lab"
 METRICS = {"eth0": 100, "wlan0": 600, "wwan0": 700}
 HOME, HOME2, CAFE = "home", "home2", "cafe"  # access points; home and home2 are one network
-_NETWORKS = {"eth0": 1, HOME: 2, HOME2: 2, "wwan0": 3, CAFE: 4}
+_BRIDGES = {"eth0": "switch", "wlan0": HOME, "wwan0": "cell"}
+_NETWORKS = {"switch": 1, HOME: 2, HOME2: 2, "cell": 3, CAFE: 4}
 _VPN_METRIC = 50
 _LINKDOWN = "ignore_routes_with_linkdown"
 _PLAIN = {
@@ -37,8 +38,7 @@ _PLAIN = {
     "ipv4/conf/all/arp_ignore": "1",  # an interface answers for its own addresses only
 }  # fmt: skip
 _FORWARDING = {
-    "ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv6/conf/all/keep_addr_on_down": "1",
-    "ipv6/conf/default/keep_addr_on_down": "1",
+    "ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1",
     "bridge/bridge-nf-call-iptables": "0", "bridge/bridge-nf-call-ip6tables": "0",  # else rules count twice there
 }  # fmt: skip
 # A provider drops what comes with a source address that is not of its network (BCP 38).
@@ -121,21 +121,23 @@ class Lab:
         # An interface whose index is its peer's is no peer to the kernel's link watch: its events then come late.
         router = [
             f"link add name lan index 30 type veth peer name lan index 40 netns {self.server}",
-            *(f"link add name {name} type bridge stp_state 0 forward_delay 0" for name in (HOME, HOME2, CAFE)),
-            f"link add name between type veth peer name between2\nlink set between master {HOME} up",
-            f"link set between2 master {HOME2} up",
-            *(f"link set {name} up" for name in ("lan", HOME, HOME2, CAFE)),
-            *_at("lan", 0, 1), *_at(HOME, 2, 1), *_at(CAFE, 4, 1),
+            "link set lan up", *_at("lan", 0, 1),
         ]  # fmt: skip
+        for name, network in _NETWORKS.items():
+            router.append(f"link add name {name} type bridge stp_state 0 forward_delay 0")
+            # Something else is always plugged in: the router's own address and carrier stay when the device goes.
+            # Behind home that is home2.
+            router.append(f"link add name {name}-a type veth peer name {name}-b\nlink set {name}-a master {name} up")
+            router.append(f"link set {name}-b up\nlink set {name} up")
+            router += _at(name, network, 1) if name != HOME2 else [f"link set {HOME}-b master {HOME2}"]
         device = []
         for number, name in enumerate(self._wanted):
-            where = HOME if name == "wlan0" else name
-            self.uplinks[name] = uplink = Uplink(name, 10 + number, 20 + number, _NETWORKS[where])
+            bridge = _BRIDGES[name]
+            self.uplinks[name] = uplink = Uplink(name, 10 + number, 20 + number, _NETWORKS[bridge])
             peer = f"r-{name}"
             near = f"name {peer} index {uplink.peer_index}"
             router.append(f"link add {near} type veth peer name {name} index {uplink.index} netns {self.device}")
-            router += [f"link set {peer} master {HOME}"] if name == "wlan0" else _at(peer, uplink.network, 1)
-            router.append(f"link set {peer} up")
+            router.append(f"link set {peer} master {bridge} up")
             device += [f"link set {name} up", *_at(name, uplink.network, uplink.host)]
             for gateway in uplink.gateways:
                 device.append(f"route add default via {gateway} dev {name} metric {METRICS[name]} proto static")
@@ -250,6 +252,14 @@ class Lab:
             self._vpn.close()
             self._vpn = None
 
+    def revive_names(self) -> Moment:
+        """The name server answers again."""
+
+        def revive() -> None:
+            self.names.is_dead = False
+
+        return _timed(revive)
+
     # --- what the kernel does not tell -----------------------------------------------------------------------------
 
     def blackhole(self, *names: str) -> Moment:
@@ -279,7 +289,7 @@ class Lab:
         self._delay = Delay(self.router, "slow", "late", base_s, jitter_s)
         rules = ["link set slow up", "link set late up", "route add default dev slow table 7"]
         rules += ["-6 route add default dev slow table 7"]
-        ways = [HOME, CAFE, *(f"r-{name}" for name in self.uplinks if name != "wlan0")]
+        ways = [name for name in _NETWORKS if name != HOME2]
         rules += [f"{version} rule add iif lan lookup 7 pref 70" for version in ("-4", "-6")]
         # What is for the router itself is found before, in the local table; what was late comes in by no way of these.
         rules += [f"{version} rule add iif {way} lookup 7 pref 70" for version in ("-4", "-6") for way in ways]
