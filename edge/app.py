@@ -115,8 +115,7 @@ def build(
     read_token(config, lambda warning: tell(Happening("warning", warning)))
     has_server = bool(config.server.url)
     timeout_s = config.connection.connection_timeout
-    files = TlsFiles(config.server.ca_file, config.server.client_cert, config.server.client_key)
-    connector = Connector(config.server.url, proxy=config.connection.proxy, files=files)
+    connector = way_to_server(config)
     server = HttpServerApi(config.server.url, token, timeout_s, connector)
     dial = WebSocketDialer(config.server.url, token, state.device_id(), timeout_s, connector)
     policy = _policy(config, audio)
@@ -165,6 +164,12 @@ def build(
     )
     assert device.store is not None
     return App(device, device.store, server, tell, config.connection.shutdown_drain, tuple(found))
+
+
+def way_to_server(config: Config) -> Connector:
+    """As configured. Raises ConfigError for a proxy or TLS files that cannot be used."""
+    files = TlsFiles(config.server.ca_file, config.server.client_cert, config.server.client_key)
+    return Connector(config.server.url, proxy=config.connection.proxy, files=files)
 
 
 def open_panel(config: Config, tell: Callable[[Happening], None]) -> Panel | None:

@@ -16,7 +16,7 @@ from tests.adapters.wire.pki import Authority, serves
 
 both = pytest.mark.parametrize("half", BOTH)
 PAGES: list[tuple[Talk, str]] = [
-    (answers("302 Found", b"", "Location: http://login.wifi.example/?to=x"), "a redirect to login.wifi.example"),
+    (answers("302 Found", b"", "Location: http://login.wifi.example/?to=x"), "a redirect to http://login.wifi.example"),
     (answers("307 Temporary Redirect", b"", "Location: /login"), "a redirect"),
     (answers("303 See Other", b"", "Location: http://[nonsense"), "a redirect"),
     (answers("301 Moved", b""), "a redirect"),
@@ -80,5 +80,5 @@ async def test_a_location_is_quoted_without_what_it_may_carry(half: Half, watch:
     location = f"Location: http://me:s3cret@login.example/{carried}?token={carried}"
     async with RawServer(answers("302 Found", b"", location)) as portal:
         error = await failure(half, portal.url, Connector(portal.url), watch)
-    assert "(a redirect to login.example)" in str(error)
+    assert "(a redirect to http://login.example)" in str(error)
     assert "s3cret" not in str(error)
