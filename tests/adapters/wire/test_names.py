@@ -193,6 +193,6 @@ def test_a_real_name_service_that_is_dead_for_a_while(outage: str, tmp_path: Pat
     assert account["lost"] == {}
     assert any("dns: the name cannot be resolved (aia.example: " in line for line in seen["lines"]), seen
     if outage != "refusing":
-        # In five silent seconds the system itself asks twice; a question each half second is ours.
-        assert seen["questions_in_vain"] >= 5, seen
-    assert seen["back_after_s"] < 10.0, seen
+        # In six dead seconds the system itself asks a few times; two questions (A, AAAA) each half second are ours.
+        assert seen["questions_in_vain"] >= 20, seen
+    assert seen["back_after_s"] < 30.0, seen

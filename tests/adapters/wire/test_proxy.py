@@ -189,6 +189,8 @@ async def test_a_proxy_that_is_not_there(half: Half, watch: TokenWatch) -> None:
         ("http://127.0.0.1:8765", {"http_proxy": "http://p:3128"}, None),
         ("http://[::1]:8765", {"http_proxy": "http://p:3128"}, None),
         ("http://localhost", {"http_proxy": "http://p:3128"}, None),
+        ("http://127.example", {"http_proxy": "http://p:3128"}, "p"),
+        ("", {"all_proxy": "socks5://p:3128"}, None),
     ],
 )
 def test_what_the_environment_says(
