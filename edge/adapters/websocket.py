@@ -109,7 +109,7 @@ class WebSocketDialer:
         if answer.status_code in (401, 403):
             what = f"the server refused the token (HTTP {answer.status_code})"
             return ServerRefused(what, "audio is kept", "check server.token_file")
-        location, content_type = (answer.headers.get(name, "") for name in ("Location", "Content-Type"))
+        location, content_type = (next(iter(answer.headers.get_all(name)), "") for name in ("Location", "Content-Type"))
         other = stranger(
             answer.status_code,
             content_type,

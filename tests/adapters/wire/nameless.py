@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import IO
 
+from tests.rig.loopback import loopback
+
 NAME = "aia.example"
 DEAD_S = 6.0
 REFUSE = 0x8182  # an answer: SERVFAIL
@@ -60,7 +62,7 @@ def answer(question: bytes) -> bytes:
 
 def isolate(folder: Path) -> None:
     """Loopback up; names by DNS at 127.0.0.1 alone."""
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    loopback(is_up=True)
     for path, content in (
         (Path("/etc/resolv.conf"), "nameserver 127.0.0.1\n"),
         (Path("/etc/nsswitch.conf"), "hosts: files dns\n"),

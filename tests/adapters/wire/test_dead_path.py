@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from edge.adapters.wire import Connector
+from tests.rig.loopback import loopback
 
 ROOT = Path(__file__).parents[3]
 
@@ -32,28 +33,24 @@ def test_a_dead_path_is_noticed_and_a_short_outage_is_not(is_sending: bool) -> N
     assert 15.0 < seen["after_s"] < 60.0, seen
 
 
-def loopback(state: str) -> None:
-    subprocess.run(["ip", "link", "set", "lo", state], check=True)
-
-
 async def outage(is_sending: bool) -> dict[str, object]:
-    loopback("up")
+    loopback(is_up=True)
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sock = await Connector(f"http://127.0.0.1:{listener.getsockname()[1]}").connect(10.0)
         peer, _ = listener.accept()
     peer.setblocking(False)
     with sock, peer:
-        loopback("down")
+        loopback(is_up=False)
         if is_sending:
             await loop.sock_sendall(sock, b"still ")
         await asyncio.sleep(10.0)  # as long as a socket is ever held while its path is away, and more
-        loopback("up")
+        loopback(is_up=True)
         await loop.sock_sendall(sock, b"there" if is_sending else b"still there")
         heard = b""
         while len(heard) < len(b"still there"):
             heard += await loop.sock_recv(peer, 100)
-        loopback("down")
+        loopback(is_up=False)
         since = time.monotonic()
         if is_sending:
             await loop.sock_sendall(sock, b"x")

@@ -20,6 +20,10 @@ PAGES: list[tuple[Talk, str]] = [
     (answers("307 Temporary Redirect", b"", "Location: /login"), "a redirect"),
     (answers("303 See Other", b"", "Location: http://[nonsense"), "a redirect"),
     (answers("301 Moved", b""), "a redirect"),
+    (
+        answers("302 Found", b"", "Location: http://one.example/", "Location: http://two.example/"),
+        "a redirect to http://",
+    ),
     (answers("200 OK", b"<html>please log in</html>", "Content-Type: text/html"), "a page instead of an answer"),
     (answers("200 OK", b"", "Content-Type: Text/HTML; charset=utf-8"), "a page instead of an answer"),
     (answers("200 OK", b"\n <!doctype html><p>please"), "a page instead of an answer"),
@@ -33,7 +37,7 @@ async def test_a_page_for_people_is_a_portals(half: Half, talk: Talk, text: str,
     async with RawServer(talk) as portal:
         error = await failure(half, portal.url, Connector(portal.url), watch)
     assert isinstance(error, CaptivePortal)
-    assert f"answers in the server's place ({text})" in str(error)
+    assert f"answers in the server's place ({text}" in str(error)
 
 
 @pytest.mark.parametrize("call", ["stop", "status"])
