@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge import config as configuration
 from edge.adapters.clock import SystemClock
 from edge.adapters.http import HttpServerApi
 from edge.adapters.spool import CardRecording, SpoolDirectory
@@ -23,15 +22,21 @@ from edge.core.recovery import Recovered
 from edge.core.ring import Ring
 from edge.errors import ConfigError, EdgeError, UnreadableError
 from edge.legacy import import_pending
+from edge.links import link_watch, steer
+from edge.runtime.attempts import RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
+from edge.runtime.fresh import FreshServer
+from edge.runtime.happening import Happening
 from edge.runtime.noserver import NoServer
 from edge.runtime.ports import Clock, JsonObject, Panel
+from edge.runtime.refresher import Refresher
 from edge.runtime.spooler import Spooler
 from edge.runtime.store import Store, StorePolicy
-from edge.runtime.uplink import Happening, RetryPolicy, Uplink, boot_clock
+from edge.runtime.uplink import Uplink, boot_clock
 from edge.settings import Config
 from edge.sources import Pace, open_source, own_audio
+from edge.tokens import token_source
 
 SEAL_S = 10.0  # at the end the card gets so long to take the rest
 FROM_MEMORY, FROM_CARD = "power", "card"
@@ -44,6 +49,7 @@ class App:
     device: Device
     store: Store
     server: HttpServerApi
+    tokens: Refresher
     tell: Callable[[Happening], None]
     shutdown_drain_s: float
     found: tuple[Found, ...]
@@ -68,6 +74,11 @@ class App:
             else:
                 text += "" if verdict.goes_on else f"; it is not gone on with: {verdict.why}"
             self.tell(Happening("cut-off", text))
+
+    async def close(self) -> None:
+        """Give back what is open at the end."""
+        await self.tokens.close()
+        await self.server.close()
 
     async def keep_rest(self) -> dict[str, tuple[int, str]]:
         """Bring onto the card what is not delivered. Returns the frames that end with the process, and why, by the
@@ -106,23 +117,25 @@ def build(
     """Put everything together. Raises ConfigError; opens neither microphone nor connection."""
     config = loaded.config
     audio = source_audio(loaded)
-    read_token = configuration.token
+    watch = ClockWatch(SystemClock() if clock is None else clock, tell)
 
-    def token() -> str:
-        # Read for each use: whoever renews it just replaces the file. That it is readable by all is said once, below.
-        return read_token(config, lambda warning: None)
+    def utc() -> float | None:
+        return boot_clock() + watch.anchor.utc_minus_boot_s if watch.anchor.trusted else None
 
-    read_token(config, lambda warning: tell(Happening("warning", warning)))
+    source = token_source(loaded, state.refresh_token, utc, lambda line: tell(Happening("warning", line)))
+    tokens = Refresher(source, lambda kind, text: tell(Happening(kind, text)), boot_clock)
     has_server = bool(config.server.url)
     timeout_s = config.connection.connection_timeout
     connector = way_to_server(config)
-    server = HttpServerApi(config.server.url, token, timeout_s, connector)
-    dial = WebSocketDialer(config.server.url, token, state.device_id(), timeout_s, connector)
+    server = HttpServerApi(config.server.url, tokens.current, timeout_s, connector)
+    dial = WebSocketDialer(config.server.url, tokens.current, state.device_id(), timeout_s, connector)
+    fresh = FreshServer(server, tokens)
     policy = _policy(config, audio)
     retry = RetryPolicy(
         config.connection.max_reconnect_attempts,
         config.connection.initial_reconnect_delay,
         config.connection.max_reconnect_delay,
+        config.connection.fleet_spread,
     )
     spool = SpoolDirectory(state.spool, config.spool.max_bytes)
     found = _open_spool(spool, state, tell)
@@ -134,7 +147,6 @@ def build(
         config.spool.resume_within,
         config.spool.resume_after_power_loss,
     )
-    watch = ClockWatch(SystemClock() if clock is None else clock, tell)
 
     def make_store(ring: Ring) -> Store:
         spooler = Spooler(
@@ -144,7 +156,7 @@ def build(
             lambda kind, text: tell(Happening(kind, text)),
             boot_clock,
             config.spool.keep_days,
-            lambda: boot_clock() + watch.anchor.utc_minus_boot_s if watch.anchor.trusted else None,
+            utc,
         )
         return Store(spooler, ring, watch, store_policy, spool.next_number())
 
@@ -154,16 +166,19 @@ def build(
         policy,
         config.buffer.ring_seconds,
         start_settings(config),
-        Uplink(server, dial, policy, retry, tell) if has_server else NoServer(),
+        Uplink(fresh, dial, policy, retry, tell, tokens=tokens) if has_server else NoServer(),
         tell,
         panel,
         clock=watch,
-        aside=Uplink(server, dial, policy, retry, lambda happening: None) if has_server else None,
+        aside=Uplink(fresh, dial, policy, retry, lambda happening: None, tokens=tokens) if has_server else None,
+        watch=link_watch(tell) if has_server and config.connection.link_watch else None,
         make_store=make_store,
         max_seconds=config.spool.max_recording_hours * 3600,
     )
+    tokens.on_new = device.retry_now
+    steer(connector, device)
     assert device.store is not None
-    return App(device, device.store, server, tell, config.connection.shutdown_drain, tuple(found))
+    return App(device, device.store, server, tokens, tell, config.connection.shutdown_drain, tuple(found))
 
 
 def way_to_server(config: Config) -> Connector:

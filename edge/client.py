@@ -17,17 +17,23 @@ from typing import Any
 from edge.adapters.clock import SystemClock
 from edge.adapters.http import HttpServerApi
 from edge.adapters.push import Feeder, PushSource
+from edge.adapters.token import Given, TokenFunction
 from edge.adapters.websocket import WebSocketDialer
 from edge.adapters.wire import Connector, TlsFiles
 from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
 from edge.core.session import State
 from edge.errors import ConfigError, EdgeError, ServerRefused, Unreachable
+from edge.links import link_watch, steer
+from edge.runtime.attempts import RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
+from edge.runtime.fresh import FreshServer
+from edge.runtime.happening import Happening
 from edge.runtime.ports import Block, JsonObject
 from edge.runtime.recording import Recording
-from edge.runtime.uplink import Happening, RetryPolicy, Uplink, boot_clock
+from edge.runtime.refresher import Refresher
+from edge.runtime.uplink import Uplink, boot_clock
 from edge.settings import KEYS, clashes
 from edge.sources import open_source
 
@@ -63,6 +69,7 @@ class Options:
     ring_seconds: float = 180.0
     source: str = "alsa:default"
     allow_insecure: bool = False
+    link_watch: bool = True
     proxy: str = ""
     ca_file: str = ""
     client_cert: str = ""
@@ -85,6 +92,7 @@ _KEYS = {
     "ring_seconds": "buffer.ring_seconds",
     "source": "audio.source",
     "allow_insecure": "server.allow_insecure",
+    "link_watch": "connection.link_watch",
     "proxy": "connection.proxy",
     "ca_file": "server.ca_file",
     "client_cert": "server.client_cert",
@@ -136,9 +144,9 @@ def _checked(name: str, target: str, value: Any, scale: float) -> Any:
 class ResilientWebSocket:
     """Sends audio to an aia-v4 server and keeps it until it is delivered, whatever the network does.
 
-    `base_url` is http(s)://host[:port]; `auth_token` is a string, or a function that returns the current one. Options
-    have the configuration's names (seconds) or the web client's (milliseconds). All methods belong to the running
-    event loop.
+    `base_url` is http(s)://host[:port]; `auth_token` is a string, or a function (an async one, too) that returns the
+    current one: it is asked before each attempt, and at once when the server refuses what it said. Options have the
+    configuration's names (seconds) or the web client's (milliseconds). All methods belong to the running event loop.
 
     >>> import asyncio
     >>> from edge import ResilientWebSocket
@@ -169,11 +177,10 @@ connectionFailed, statusChanged, networkChanged
     'disconnected'
     """
 
-    def __init__(self, base_url: str, auth_token: str | Callable[[], str], **options: Any) -> None:
+    def __init__(self, base_url: str, auth_token: Given, **options: Any) -> None:
         self._options = chosen = read_options(options)
         _check(base_url, chosen)
         self._audio = AudioFormat(chosen.rate, chosen.channels)
-        token = auth_token if callable(auth_token) else lambda: auth_token
         self._policy = Policy(
             self._audio,
             chosen.rate * chosen.packet_ms // 1000,
@@ -183,11 +190,15 @@ connectionFailed, statusChanged, networkChanged
             chosen.connection_timeout,
         )
         files = TlsFiles(chosen.ca_file, chosen.client_cert, chosen.client_key)
-        connector = Connector(base_url, proxy=chosen.proxy, files=files)
-        self._server = HttpServerApi(base_url, token, chosen.connection_timeout, connector)
-        dial = WebSocketDialer(base_url, token, str(uuid.uuid4()), chosen.connection_timeout, connector)
+        self._connector = connector = Connector(base_url, proxy=chosen.proxy, files=files)
+        source = TokenFunction(auth_token, chosen.connection_timeout)
+        self._tokens = tokens = Refresher(source, lambda kind, text: self._told(Happening(kind, text)), boot_clock)
+        self._server = HttpServerApi(base_url, tokens.current, chosen.connection_timeout, connector)
+        dial = WebSocketDialer(base_url, tokens.current, str(uuid.uuid4()), chosen.connection_timeout, connector)
         retry = RetryPolicy(chosen.max_reconnect_attempts, chosen.initial_reconnect_delay, chosen.max_reconnect_delay)
-        self._uplink = Uplink(self._server, dial, self._policy, retry, self._told)
+        fresh = FreshServer(self._server, tokens)
+        self._uplink = Uplink(fresh, dial, self._policy, retry, self._told, tokens=tokens)
+        tokens.on_new = self._uplink.retry_now
         self._handlers: dict[str, list[Handler]] = {event: [] for event in EVENTS}
         self._calls: set[asyncio.Future[Any]] = set()
         self._closers: set[asyncio.Future[Any]] = set()
@@ -247,6 +258,8 @@ connectionFailed, statusChanged, networkChanged
                 self._state_changed(detail["new"], detail["old"])
             case "waiting":
                 self._emit("reconnecting", detail["attempt"])
+            case "link":
+                self._emit("networkChanged")
             case "message":
                 self._emit("message", detail)
             case "lost" | "overflow" | "gap" | "warning" | "refused" | "bug":
@@ -298,7 +311,9 @@ connectionFailed, statusChanged, networkChanged
             self._uplink,
             self._told,
             clock=ClockWatch(SystemClock(), self._told),
+            watch=link_watch(self._told) if self._options.link_watch else None,
         )
+        steer(self._connector, device)
         self._pushed, self._closing = pushed, None
         self._outcome = outcome = asyncio.get_running_loop().create_future()
         self._recording, _ = await device.start()
@@ -390,6 +405,7 @@ connectionFailed, statusChanged, networkChanged
         await device.ended()
         if self._delivering is not None:
             await self._drain(device, self._delivering)
+        await self._tokens.close()
         await self._server.close()
         self._device = self._delivering = None
         self._was_connected = False

@@ -39,14 +39,23 @@ __all__ = [
     "is_loopback",
     "load",
     "printable",
+    "refresh_key",
+    "refresh_token",
     "shown",
     "token",
+    "token_path",
 ]
 
 DEFAULT_PATH = Path("/etc/edge/edge.toml")
 MAX_FILE_BYTES = 1 << 20
 MAX_TOKEN_BYTES = 16 << 10
-_FILES = ("server.token_file", "server.ca_file", "server.client_cert", "server.client_key")
+# What the files hold that nobody else may see.
+_SECRETS = {
+    "server.token_file": "the token file",
+    "server.refresh_key_file": "the file with the project's key",
+    "server.refresh_token_file": "the file with the refresh token",
+}
+_FILES = (*_SECRETS, "server.ca_file", "server.client_cert", "server.client_key")
 RETENTION_S = 60.0  # what an aia-v4 server needs protected beyond the uncut segment (PROTOCOL.md, "Retention")
 
 _log = logging.getLogger(__name__)
@@ -94,8 +103,10 @@ def shown(key: str, value: object) -> str:
         if key in KEYS and KEYS[key].setting.rule.private and re.search(r"[@?#]", value):
             scheme = re.match(r"(wss?|https?)://", value)
             return printable((scheme[0] if scheme else "") + "***")
-        if key == "server.token_file" and _looks_like_token(value):
+        if key in _SECRETS and _looks_like_token(value):
             return '"***"'
+        if key == "server.token_command" and len(value.split()) > 1:
+            return printable(f"{value.split()[0]} ***")
         return printable(value)
     if isinstance(value, int):
         return str(value) if abs(value) < 10**18 else "a huge number"
@@ -270,7 +281,7 @@ def _notes(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
         yield f"buffer.ring_seconds below {needed:g} is too little for an aia-v4 server: audio is lost in each outage"
 
 
-# --- the token -------------------------------------------------------------------------------------------------------
+# --- the secrets -----------------------------------------------------------------------------------------------------
 
 
 def token(config: Config, warn: Callable[[str], None] = _log.warning) -> str:
@@ -278,19 +289,37 @@ def token(config: Config, warn: Callable[[str], None] = _log.warning) -> str:
 
     Raises ConfigError. `warn` gets one line when everybody on the machine can read the file.
     """
-    where = config.server.token_file
-    if not where:
-        seed = Path(os.environ.get("CREDENTIALS_DIRECTORY", ""), "token")
-        if not os.environ.get("CREDENTIALS_DIRECTORY") or not seed.exists():
-            return ""
-        where = str(seed)
-    name = f"the token file {shown('server.token_file', where)}"
+    path = token_path(config)
+    return _secret("server.token_file", path, warn) if path is not None else ""
+
+
+def token_path(config: Config) -> Path | None:
+    """Where the token stands: the configured file, or the systemd credential, as far as it exists."""
+    if config.server.token_file:
+        return Path(config.server.token_file)
+    folder = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    credential = Path(folder, "token")
+    return credential if folder and credential.exists() else None
+
+
+def refresh_key(config: Config) -> str:
+    """The key of the project that refreshes tokens. It is public, so anybody may read its file. Raises ConfigError."""
+    return _secret("server.refresh_key_file", Path(config.server.refresh_key_file), lambda line: None)
+
+
+def refresh_token(config: Config, warn: Callable[[str], None] = _log.warning) -> str:
+    """The refresh token that a person gave. As `token`."""
+    return _secret("server.refresh_token_file", Path(config.server.refresh_token_file), warn)
+
+
+def _secret(key: str, path: Path, warn: Callable[[str], None]) -> str:
+    name = f"{_SECRETS[key]} {shown(key, str(path))}"
     try:
-        with Path(where).open("rb") as file:
+        with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(MAX_TOKEN_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{name} cannot be read: {error.strerror}", remedy="see server.token_file") from None
+        raise ConfigError(f"{name} cannot be read: {error.strerror}", remedy=f"see {key}") from None
     if len(content) > MAX_TOKEN_BYTES:
         raise ConfigError(f"{name} is larger than 16 KiB: this is no token")
     text = content.strip()

@@ -13,7 +13,8 @@
     |   |-- TlsRefused           tls         3  environment  no TLS that both sides accept
     |   `-- ProxyFailure         proxy       3  environment  the proxy does not lead there
     |-- ServerRefused                        5  remote       the server said no: a person has to change something
-    |   `-- StartRefused                     5  remote       it does not take the agent or the event
+    |   |-- StartRefused                     5  remote       it does not take the agent or the event
+    |   `-- TokenRefused         token       5  remote       it does not take the token: a new one may help
     |-- PacketError                          5  remote       bytes that are no PCM1 packet
     `-- UnreadableError                      3  environment  audio kept on disk that cannot be read back
 
@@ -148,6 +149,15 @@ class ServerRefused(EdgeError):
 
 class StartRefused(ServerRefused):
     """The server let us in, but opens no session for what the start request says: the agent, the event."""
+
+
+class TokenRefused(ServerRefused):
+    """The server does not take the token: it has expired, or was never the right one."""
+
+    name = "token"
+
+    def __init__(self, what: str, means: str = "audio is kept", remedy: str = "check server.token_file") -> None:
+        super().__init__(what, means, remedy)
 
 
 class PacketError(EdgeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -120,6 +121,17 @@ def _knows_zones() -> bool:
         return bool(ZoneInfo("Europe/Berlin"))
     except (ZoneInfoNotFoundError, OSError):
         return False
+
+
+def command_fault(value: str) -> str | None:
+    """Of a program that is run without a shell."""
+    if not value:
+        return None
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        return "a quotation mark is not closed"
+    return None if value.isprintable() and len(value) <= 4000 and words and words[0].startswith("/") else ""
 
 
 def path() -> Rule:

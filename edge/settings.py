@@ -15,6 +15,7 @@ from edge.rules import PIN as _PIN
 from edge.rules import Rule, Setting, is_loopback
 from edge.rules import above_zero as _above_zero
 from edge.rules import between as _between
+from edge.rules import command_fault as _command_fault
 from edge.rules import key as _key
 from edge.rules import one_of as _one_of
 from edge.rules import path as _path
@@ -54,6 +55,24 @@ class Server:
         "Empty: the systemd credential `token`, or else no token.",
         _path(),
         option="--token-file",
+    )
+    token_command: str = _key(
+        "",
+        "Program that prints the token, run without a shell; its output serves until shortly before it expires. Only "
+        "in a file below `/etc`, and on no file system that any computer can write, such as a boot partition.",
+        Rule("an absolute path and arguments, or empty", _command_fault),
+    )
+    refresh_url: str = _key(
+        "",
+        "Supabase project that gives new tokens (`/auth/v1/token`); it needs the next two.",
+        Rule("http(s)://HOST[:PORT] and nothing behind it, or empty", _url_fault, private=True),
+    )
+    refresh_key_file: str = _key("", "File with that project's public (`anon`) key, one line.", _path())
+    refresh_token_file: str = _key(
+        "",
+        "File with the refresh token to begin with, one line. Each is used once, the next one is kept in the state "
+        "directory; a file with another content takes over.",
+        _path(),
     )
     ca_file: str = _key(
         "",
@@ -157,6 +176,19 @@ class Connection:
         "HTTP proxy on the way to the server, by CONNECT. Empty: none, whatever the environment says. `environment`: "
         "what `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` say.",
         Rule("http://[USER:PASSWORD@]HOST[:PORT], or environment, or empty", _proxy_fault, private=True),
+    )
+    link_watch: bool = _key(
+        True,
+        "Follow the kernel's word on interfaces, addresses and routes: reconnect when the link is back, move to a "
+        "better path. Off: by time-outs alone.",
+        _switch(),
+    )
+    fleet_spread: float = _key(
+        0.0,
+        "Many devices on one site: when all lose their connection at once, or have their link back, each waits for a "
+        "random part of this. 0: this one reconnects at once.",
+        _between(0, 3600),
+        "s",
     )
     shutdown_drain: float = _key(
         20.0, "After SIGTERM, deliver for so long at most; the rest is kept for the next start.", _between(0, 3600), "s"
@@ -287,6 +319,7 @@ def clashes(values: Mapping[str, Any]) -> Iterator[Clash]:
     """What is wrong between keys; `values` has all of them."""
     url, rate, packet_ms = values["server.url"], values["audio.rate"], values["audio.packet_ms"]
     yield from _clashes_of_server(values)
+    yield from _token_clashes(values)
     if not url and values["spool.mode"] == "ram":
         rule = 'without a server nothing would be kept at all: set server.url, or spool.mode = "always"'
         yield Clash("spool.mode", rule, ("server.url",))
@@ -329,6 +362,19 @@ def _clashes_of_server(values: Mapping[str, Any]) -> Iterator[Clash]:
             yield Clash(key, "has no use without TLS: write https:// in server.url", ("server.url",))
     if values["server.client_key"] and not values["server.client_cert"]:
         yield Clash("server.client_key", "needs its certificate, server.client_cert", ("server.client_cert",))
+
+
+def _token_clashes(values: Mapping[str, Any]) -> Iterator[Clash]:
+    url, files = values["server.refresh_url"], ("server.refresh_key_file", "server.refresh_token_file")
+    if url.lower().startswith("http:") and not is_loopback(url) and not values["server.allow_insecure"]:
+        rule = "the tokens would travel readable: write https://, or set server.allow_insecure = true"
+        yield Clash("server.refresh_url", rule, ("server.allow_insecure",))
+    for key in files:
+        if bool(url) != bool(values[key]):
+            yield Clash(key, "is needed beside server.refresh_url, and only there", ("server.refresh_url",))
+    ways = [key for key in ("server.token_file", "server.token_command", "server.refresh_url") if values[key]]
+    for key in ways[1:]:
+        yield Clash(key, f"cannot be used beside {ways[0]}: a token comes from one place", (ways[0],))
 
 
 def _ring_limit() -> int:

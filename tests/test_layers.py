@@ -31,15 +31,17 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"rules", "settings", "errors"},
     # The receiver judges what the recorder sends, so it shares with it the packet's bytes and nothing more.
     "receiver": {"receiver", "core.packet", "errors"},
-    # Composition roots: the only ones that know both runtime and adapters. `sources` is the part they share.
+    # Composition roots: the only ones that know both runtime and adapters. `sources`, `links` are what they share.
     "sources": {"adapters", "runtime", "core", "errors"},
+    "links": {"adapters", "runtime"},
+    "tokens": {"adapters", "runtime", "config", "core", "errors"},
     "legacy": {"adapters", "runtime", "core", "errors"},
-    "app": {"sources", "legacy", "adapters", "runtime", "config", "settings", "core", "errors"},
-    "client": {"sources", "adapters", "runtime", "config", "settings", "core", "errors"},
+    "app": {"sources", "links", "tokens", "legacy", "adapters", "runtime", "config", "settings", "core", "errors"},
+    "client": {"sources", "links", "adapters", "runtime", "config", "settings", "core", "errors"},
     # The commands, the only ones who know the receiver.
     "cli": {
-        "__init__", "cli", "app", "client", "sources", "receiver", "adapters", "runtime", "config", "settings",
-        "core", "errors",
+        "__init__", "cli", "app", "client", "sources", "tokens", "receiver", "adapters", "runtime", "config",
+        "settings", "core", "errors",
     },
     "__main__": {"cli"},
     "__init__": {"client"},
@@ -47,14 +49,14 @@ ALLOWED: dict[str, set[str]] = {
 
 # Value tools: no I/O, no clock, no threads, no logging.
 CORE_STANDARD = {
-    "__future__", "abc", "bisect", "collections", "dataclasses", "enum", "functools", "itertools", "json", "math",
-    "operator", "statistics", "struct", "types", "typing", "uuid", "zlib",
+    "__future__", "abc", "base64", "bisect", "collections", "dataclasses", "enum", "functools", "itertools", "json",
+    "math", "operator", "statistics", "struct", "types", "typing", "uuid", "zlib",
 }  # fmt: skip
 
 # What each layer may have from elsewhere. The adapters are the place where libraries are touched.
 LIBRARIES: dict[str, set[str]] = {
     "runtime": {"tenacity"},
-    "adapters": {"aiohappyeyeballs", "alsaaudio", "gpiozero", "httpcore", "pyroute2", "websockets"},
+    "adapters": {"aiohappyeyeballs", "alsaaudio", "gpiozero", "h11", "httpcore", "pyroute2", "websockets"},
     "receiver": {"aiohttp"},
     "config": {"msgspec"},
     "cli": {"matplotlib", "numpy", "rich", "gpiozero"},

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 import httpcore
 
 from edge.adapters.wire import Connector, stranger
-from edge.errors import EdgeError, ServerRefused, StartRefused, Unreachable
+from edge.errors import EdgeError, ServerRefused, StartRefused, TokenRefused, Unreachable
 from edge.runtime.ports import JsonObject, SessionStatus
 
 _STOP_TIMEOUT_S = 30.0  # a stop blocks until the tail is transcribed, seconds; it may be repeated
@@ -158,11 +158,11 @@ class HttpServerApi:
         return self._connector.named(error)
 
     def _refuse_token(self, code: int, body: Any) -> None:
-        """Raise ServerRefused for 401 and for `[{"error": ...}, 401]`, which a wrong token gets with HTTP 200."""
+        """Raise TokenRefused for 401 and for `[{"error": ...}, 401]`, which a wrong token gets with HTTP 200."""
         is_list = isinstance(body, list) and len(body) == 2 and body[1] in (401, 403)
         if is_list or code in (401, 403):
             what = self._quoted(body[0] if is_list else body) or f"HTTP {code}"
-            raise ServerRefused(f"the server refused the token ({what})", "audio is kept", "check server.token_file")
+            raise TokenRefused(f"the server refused the token ({what})")
 
     def _quoted(self, body: Any) -> str:
         """What the server says of an error, for a person."""

@@ -70,6 +70,11 @@ class StateDirectory:
         """Where recordings are kept."""
         return self.path / "spool"
 
+    @property
+    def refresh_token(self) -> Path:
+        """Where the refresh token of the day is kept."""
+        return self.path / "refresh-token"
+
     def device_id(self) -> str:
         """A random id, made once: what servers see as `client_id`. Raises ConfigError where it cannot be kept."""
         path = self.path / "device-id"

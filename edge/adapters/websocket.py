@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from edge.adapters.wire import Connector, stranger
-from edge.errors import EdgeError, ServerRefused, Unreachable
+from edge.errors import EdgeError, TokenRefused, Unreachable
 from edge.runtime.ports import Closed, JsonObject
 
 _CLOSE_TIMEOUT_S = 2.0
@@ -107,8 +107,7 @@ class WebSocketDialer:
         """What an answer means that is no handshake."""
         answer = error.response
         if answer.status_code in (401, 403):
-            what = f"the server refused the token (HTTP {answer.status_code})"
-            return ServerRefused(what, "audio is kept", "check server.token_file")
+            return TokenRefused(f"the server refused the token (HTTP {answer.status_code})")
         location, content_type = (next(iter(answer.headers.get_all(name)), "") for name in ("Location", "Content-Type"))
         other = stranger(
             answer.status_code,

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from edge import app
 from edge.cli import output
-from edge.config import DEFAULT_PATH, ConfigErrors, Loaded, default_path, load, shown, token
+from edge.config import DEFAULT_PATH, ConfigErrors, Loaded, default_path, load, shown
 from edge.errors import ConfigError, ExitCode
 from edge.settings import SECTIONS
+from edge.tokens import check
 
 HELP = "show the effective configuration and everything that is wrong with it"
 
@@ -36,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
         output.note(f"there is no {DEFAULT_PATH}: these are the defaults")
     for text in loaded.notes:
         output.note(text)
-    for check in (lambda: token(loaded.config, warn=output.note), lambda: app.way_to_server(loaded.config)):
+    for look in (lambda: check(loaded, output.note), lambda: app.way_to_server(loaded.config)):
         try:
-            check()
+            look()
         except ConfigError as error:
             # Who may edit the configuration need not be allowed to read the secrets: that is a remark, not an error.
             if not isinstance(error.__context__, PermissionError):

@@ -18,9 +18,9 @@ from edge.cli.options import add_config_options, folder, load_config
 from edge.core.session import State
 from edge.errors import EdgeError, ExitCode, ServerRefused
 from edge.runtime.device import Device, Status
+from edge.runtime.happening import Happening
 from edge.runtime.noserver import KEPT
 from edge.runtime.ports import JsonObject, Panel
-from edge.runtime.uplink import Happening
 
 HELP = (
     "Record from SOURCE until N seconds, its end or Ctrl-C; then deliver all. A second Ctrl-C keeps the rest for "
@@ -28,7 +28,7 @@ HELP = (
 )
 _LINE_S = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-_QUIET = {"waiting", "message", "connected"}
+_QUIET = {"waiting", "attempt", "message", "connected"}
 _FAILURES = {"lost", "refused"}  # told at each attempt
 
 
@@ -195,7 +195,7 @@ class _Run:
             bugs = [bug for task in tasks if not task.cancelled() and (bug := task.exception())]
             self._screen.clear()
             unkept = await self._keep_rest()
-            await self._app.server.close()
+            await self._app.close()
             for number in _SIGNALS:  # all is done: nothing is left that one Ctrl-C more could end, but the exit code
                 loop.remove_signal_handler(number)
                 signal.signal(number, signal.SIG_IGN)

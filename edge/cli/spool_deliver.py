@@ -76,7 +76,7 @@ class _Delivery:
             bugs = [bug for task in tasks if not task.cancelled() and (bug := task.exception())]
             self._screen.clear()
             await self._app.keep_rest()
-            await self._app.server.close()
+            await self._app.close()
         if bugs:
             raise bugs[0]
         lost_s = sum(recording.audio.seconds(sum(recording.ledger.lost.values())) for recording in owed) - sum(before)

@@ -19,6 +19,7 @@ from edge.core.events import (
     OpenSocket,
     Polled,
     Pong,
+    Refused,
     SendText,
     SocketClosed,
     Started,
@@ -26,7 +27,7 @@ from edge.core.events import (
     StopSession,
     Supplied,
 )
-from edge.errors import ServerRefused, Unreachable
+from edge.errors import ServerRefused, TokenRefused, Unreachable
 
 
 def attempted(c: Context, event: Attempted, now: float) -> None:
@@ -45,6 +46,12 @@ def attempted(c: Context, event: Attempted, now: float) -> None:
 def gave_up(c: Context, event: GaveUp, now: float) -> None:
     """The attempts are used up."""
     c.failure = Unreachable(event.reason)
+    c.phase = Phase.FAILED
+
+
+def refused(c: Context, event: Refused, now: float) -> None:
+    """No token that could be had is taken."""
+    c.failure = event.error
     c.phase = Phase.FAILED
 
 
@@ -85,7 +92,7 @@ def closed_early(c: Context, event: SocketClosed, now: float) -> None:
         c.forget_session()
         c.rest(Unreachable(steps.GONE))
     elif event.code == 1000 and not event.reason and c.phase is Phase.GREETING:
-        c.rest(ServerRefused("the server refused the token", "audio is kept", "check server.token_file"))
+        c.rest(TokenRefused("the server refused the token"))
     else:
         c.rest(Unreachable(f"the connection was closed ({event.code} {event.reason})"))
 
@@ -115,7 +122,7 @@ def greeted(c: Context, event: Hello, now: float) -> None:
     delivery = server.delivery
     if isinstance(delivery, AckedDelivery):
         delivery.store(min(event.next_seq - 1, c.ledger.last))  # of one that was cut off it may have more than we
-    delivery.attach(now)
+    delivery.attach()
     c.advance()
     c.attached_at = c.progress_at = c.barrier_at = now
     c.barriered = delivery.sent

@@ -10,11 +10,12 @@ from enum import Enum
 
 from edge.core.delivery import AckedDelivery, PlainDelivery
 from edge.core.events import CloseSocket, Effect, Note, Over, PollStatus, Release
+from edge.core.flow import Backlog
 from edge.core.ledger import Ledger
 from edge.core.policy import Policy
 from edge.core.resume import PLAIN, UNKNOWN, Resume
 from edge.core.timebase import Anchor
-from edge.errors import EdgeError, InternalError, ServerRefused
+from edge.errors import EdgeError, InternalError, ServerRefused, TokenRefused
 
 
 class Phase(Enum):
@@ -35,6 +36,8 @@ class Phase(Enum):
     GREETING = "until the server says hello"
     INITIALISING = "until init is confirmed"
     STREAMING = "audio flows"
+    HELD = "the link is lost: the socket is kept, nothing is written to it"
+    MOVING = "a better way is there: until the old one has confirmed what it carries"
     STOPPING = "until the server has flushed the tail"
     DONE = "all is delivered"
 
@@ -53,6 +56,8 @@ class Timer(Enum):
     HEARTBEAT = "heartbeat"
     PROOF = "proof"
     HTTP_DEAD = "http dead"
+    RETURN = "return"
+    MOVE = "move"
 
 
 @dataclass(slots=True)
@@ -115,6 +120,7 @@ class Context:
         self.progress_at = 0.0
         self.ponged_at = 0.0
         self.attached_at = 0.0
+        self.backlog = Backlog()
         self.has_acks: bool | None = None  # what the last hello said; None before the first
         self.is_tail_told = False  # a stop behind the gap at the recording's end succeeded
 
@@ -211,14 +217,19 @@ class Context:
         self.do(CloseSocket(abort))
         self.end_attempt()
 
-    def rest(self, error: EdgeError) -> None:
-        """The attempt is over; the retry policy decides when the next one comes."""
+    def rest(self, error: EdgeError, kind: str = "lost") -> None:
+        """The attempt is over, which people are told as `kind`; the retry policy decides when the next one comes.
+
+        A refused token is no failure yet: the shell knows whether another one can be had, and says `Refused` if not.
+        """
         self.end_attempt()
         self.do(Over(None if self.has_progress else error))
-        if isinstance(error, ServerRefused):
+        if isinstance(error, TokenRefused):
+            pass
+        elif isinstance(error, ServerRefused):
             self.failure = error
         else:
-            self.do(Note("lost", str(error), {"trouble": error.name} if error.name else {}))
+            self.do(Note(kind, str(error), {"trouble": error.name} if error.name else {}))
         self.phase = Phase.FAILED if self.failure is not None else Phase.WAITING
         if self.is_complete:
             self.finish()

@@ -7,15 +7,17 @@ the recording and offer the session the same face, so that it need not ask which
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge.core.cuts import CutModel
+from edge.core.flow import Flow
 
 MAX_CUTS = 4  # rule 8: this many cuts at most are sent since the last "pending 0"
 _RTT_GAIN = 1 / 8  # as TCP smooths its round-trip time (RFC 6298, section 2)
-_FIRST_RTT_S = 0.25
+_ACKED_WINDOWS = 15  # with acks so many windows may be in flight, where two seconds of throughput are that much
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class _Barriers:
 
     def __init__(self) -> None:
         self._open: deque[tuple[int, float]] = deque()
-        self.rtt_s = _FIRST_RTT_S
+        self.rtt_s = math.nan
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -45,11 +47,17 @@ class _Barriers:
         if not self._open:
             return None
         seq, since = self._open.popleft()
-        self.rtt_s += (now - since - self.rtt_s) * _RTT_GAIN
+        self.took(now - since)
         return seq
 
+    def took(self, seconds: float) -> None:
+        """One more round-trip time."""
+        self.rtt_s = seconds if math.isnan(self.rtt_s) else self.rtt_s + (seconds - self.rtt_s) * _RTT_GAIN
+
     def clear(self) -> None:
+        """The next socket may go another way, so what was measured is worth nothing there."""
         self._open.clear()
+        self.rtt_s = math.nan
 
 
 class PlainDelivery:
@@ -79,6 +87,7 @@ class PlainDelivery:
         self._shorts = 0
         self._passed: list[tuple[int, int]] = []  # holes up to `sent`: their first and last packet
         self._barriers = _Barriers()
+        self._flow = Flow(first - 1)
 
     @classmethod
     def restored(
@@ -115,11 +124,12 @@ class PlainDelivery:
 
     @property
     def rtt_s(self) -> float:
-        """Smoothed round-trip time of the barriers."""
+        """Smoothed round-trip time of this socket's barriers; nan before the first was answered."""
         return self._barriers.rtt_s
 
-    def attach(self, now: float) -> None:
+    def attach(self) -> None:
         """A socket said hello. The first of a session just created needs no proof."""
+        self._flow.begin(self.resume)
         self.sockets += 1
         self.proven = self.sockets == 1
 
@@ -131,8 +141,13 @@ class PlainDelivery:
         self.proven = False  # of the socket: what is polled between two sockets proves nothing
         self._barriers.clear()
 
-    def sending(self, seq: int, *, short: bool) -> None:
+    def stalled(self) -> None:
+        """The socket is given up for want of an answer."""
+        self._flow.stalled()
+
+    def sending(self, seq: int, now: float, *, short: bool) -> None:
         """Packet `seq` goes out; `short`: with fewer frames than the others."""
+        self._flow.sending(now)
         self.sent = seq
         self._shorts += short
 
@@ -142,11 +157,17 @@ class PlainDelivery:
         self.sent = last
 
     def limit(self, window: int, max_pending: int) -> int:
-        """The highest packet that may be sent now: rule 7's bound on what is unconfirmed, rule 8's on open cuts."""
+        """The highest packet that may be sent now: rule 7's bound on what is unconfirmed, which a slow link lowers to
+        what it carries in two seconds, and rule 8's on open cuts."""
+        window = self.window(window)
         repeated_since = self._repeats - self._paced_repeats
         cuts = min(MAX_CUTS, max(1, max_pending // 2))
         paced = self._place(self._paced) + cuts * self.cuts.interval - repeated_since
         return self.sent + min(self._place(self.resume) + window, paced) - self._place(self.sent)
+
+    def window(self, window: int) -> int:
+        """How many of `window` packets may be unconfirmed on this link."""
+        return self._flow.limit(window, window)
 
     def barrier(self, now: float) -> None:
         """A JSON ping goes out behind what was sent so far."""
@@ -160,6 +181,8 @@ class PlainDelivery:
         if self.sockets == 1:
             self.alive_at = now
         new, self.resume = seq > self.resume, max(seq, self.resume)
+        if new:
+            self._flow.handled(self.resume, now, is_idle=self.resume == self.sent)
         if self.proven:
             self._proved = self.resume
         return new
@@ -250,14 +273,13 @@ class AckedDelivery:
     """A session of a server with acknowledgements; `delivered` is what it had stored when it said hello."""
 
     acks = True
-    _THROUGHPUT_GAIN = 0.25
 
     def __init__(self, delivered: int) -> None:
         self.sent = self.resume = self.delivered = delivered
         self.sockets = 0
         self._barriers = _Barriers()
-        self._packets_per_s = 0.0
-        self._measured: tuple[float, int] | None = None
+        self._flow = Flow(delivered)
+        self._timed: tuple[int, float] | None = None  # a packet whose acknowledgement is timed, and when it went out
 
     @property
     def proved(self) -> int:
@@ -266,26 +288,32 @@ class AckedDelivery:
 
     @property
     def rtt_s(self) -> float:
-        """Smoothed round-trip time of the barriers."""
+        """Smoothed time from a packet, or a barrier, to its answer on this socket; nan before the first."""
         return self._barriers.rtt_s
 
     def store(self, seq: int) -> None:
         """A hello says that all up to `seq` is stored."""
         self.sent = self.resume = self.delivered = max(seq, self.delivered)
 
-    def attach(self, now: float) -> None:
+    def attach(self) -> None:
         """A socket said hello."""
         self.sockets += 1
-        self._measured = (now, self.delivered)
+        self._flow.begin(self.delivered)
 
     def detach(self) -> None:
         """The socket is gone; the throughput of the next one is measured afresh."""
         self.sent = self.resume = self.delivered
         self._barriers.clear()
-        self._packets_per_s = 0.0
+        self._timed = None
 
-    def sending(self, seq: int, *, short: bool) -> None:
+    def stalled(self) -> None:
+        """The socket is given up for want of an answer."""
+        self._flow.stalled()
+
+    def sending(self, seq: int, now: float, *, short: bool) -> None:
         """Packet `seq` goes out."""
+        self._flow.sending(now)
+        self._timed = self._timed or (seq, now)
         self.sent = seq
 
     def passing(self, first: int, last: int) -> None:
@@ -293,9 +321,12 @@ class AckedDelivery:
         self.sent = last
 
     def limit(self, window: int, max_pending: int) -> int:
-        """What is in flight is bounded: `window` packets, or half a second of measured throughput where that is
-        more."""
-        return self.delivered + min(max(window, int(self._packets_per_s / 2)), 15 * window)
+        """The highest packet that may be sent now."""
+        return self.delivered + self.window(window)
+
+    def window(self, window: int) -> int:
+        """How many packets may be in flight: two seconds of throughput, many times `window` where the link is fast."""
+        return self._flow.limit(window, _ACKED_WINDOWS * window)
 
     def barrier(self, now: float) -> None:
         """A JSON ping goes out behind what was sent so far."""
@@ -315,10 +346,10 @@ class AckedDelivery:
             return False
         self.delivered = seq
         self.resume = max(seq, self.resume)
-        if self._measured is not None and now - self._measured[0] >= 0.05:
-            rate = (seq - self._measured[1]) / (now - self._measured[0])
-            self._packets_per_s += (rate - self._packets_per_s) * self._THROUGHPUT_GAIN
-            self._measured = (now, seq)
+        if self._timed is not None and seq >= self._timed[0]:
+            self._barriers.took(now - self._timed[1])
+            self._timed = None
+        self._flow.handled(seq, now, is_idle=seq == self.sent)
         return True
 
     def is_waiting(self) -> bool:

@@ -34,6 +34,7 @@ def begin(c: Context, now: float) -> None:
     c.failure = None
     c.timers.pop(Timer.CONNECT, None)
     c.note("connected", "connected")
+    c.backlog.begin()
     if c.delivery.acks:
         _tell_clock(c, now)
     else:
@@ -78,15 +79,18 @@ def pump(c: Context, now: float) -> None:
     delivery, goal = c.delivery, c.goal
     if not delivery.is_waiting():
         c.progress_at = now
-    if not _is_held(c, now):
-        _send(c, c.ledger.last if goal is None else goal)
+    if _is_held(c, now):
+        c.backlog.begin()  # the server's doing, not the link's
+    else:
+        _send(c, c.ledger.last if goal is None else goal, now)
+        _judge_link(c)
     _confirm(c, now)
     _watch(c, now)
     if goal is not None and delivery.sent >= goal:
         _stop_if_kept(c, goal, now)
 
 
-def _send(c: Context, end: int) -> None:
+def _send(c: Context, end: int, now: float) -> None:
     """Send on, at most up to packet `end`. What is lost is passed over, at a server with acks as a gap in its place."""
     delivery, ledger, policy = c.delivery, c.ledger, c.policy
     first = seq = delivery.sent + 1
@@ -102,7 +106,7 @@ def _send(c: Context, end: int) -> None:
         if hole is None:
             packet = ledger.packet(seq)
             ledger.sending(packet)
-            delivery.sending(seq, short=packet.frames < ledger.packet_frames)
+            delivery.sending(seq, now, short=packet.frames < ledger.packet_frames)
             seq += 1
             continue
         if delivery.acks:
@@ -117,6 +121,17 @@ def _send(c: Context, end: int) -> None:
 def _send_packets(c: Context, first: int, last: int) -> None:
     if first <= last:
         c.do(SendPackets(first, last))
+
+
+def _judge_link(c: Context) -> None:
+    """A link that is slower than the audio is no reason to reconnect, but one to say so."""
+    behind_s = (c.ledger.last - c.delivery.resume) * c.policy.packet_s
+    if not c.backlog.look(behind_s):
+        return
+    if c.backlog.is_growing:
+        c.note("slow-link", f"the link is slower than the audio: {behind_s:.0f} s wait for it by now; they are kept")
+    else:
+        c.note("caught-up", "the link has caught up with the audio")
 
 
 def _is_held(c: Context, now: float) -> bool:
@@ -146,7 +161,7 @@ def _confirm(c: Context, now: float) -> None:
         if delivery.sent > delivery.delivered:
             due = max(c.progress_at, c.barrier_at) + policy.ack_doubt
     elif delivery.sent > c.barriered:
-        is_much = 2 * (delivery.sent - c.barriered) >= policy.window
+        is_much = 2 * (delivery.sent - c.barriered) >= delivery.window(policy.window)
         due = now if is_much else c.barrier_at + policy.barrier_interval
     if due is None:
         c.timers.pop(Timer.BARRIER, None)
@@ -205,6 +220,7 @@ def ponged(c: Context, event: Pong, now: float) -> None:
     if c.delivery.pong(now):
         c.has_progress = True
     c.progress_at = c.ponged_at = now
+    c.timers.pop(Timer.RETURN, None)
     pump(c, now)
 
 
@@ -229,7 +245,7 @@ def pinged(c: Context, event: Pinged, now: float) -> None:
         if c.phase is Phase.STREAMING:
             c.arm(Timer.PROOF, now + c.policy.proof_of_life_timeout)
             pump(c, now)
-    elif c.phase is Phase.STREAMING:
+    elif c.phase in (Phase.STREAMING, Phase.HELD, Phase.MOVING):
         # Trap 3: a dead session answers pongs, but keeps nothing.
         c.known.is_stopped = True
         c.leave_socket(abort=False)
@@ -306,6 +322,7 @@ def late_pong(c: Context, event: Pong, now: float) -> None:
 
 def stalled(c: Context, now: float) -> None:
     """No handled progress: the way is dead, whatever TCP believes."""
+    c.delivery.stalled()
     c.leave_socket(abort=True)
     c.rest(Unreachable("the server stopped answering"))
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edge.core.journal import Entry
+from edge.core.link import LinkSnapshot
 from edge.core.manifest import Manifest
 from edge.core.packet import AudioFormat
 from edge.core.segment import CardPacket
 from edge.core.timebase import Anchor
+from edge.core.token import Token
+from edge.errors import EdgeError, TokenRefused
 
 JsonObject = dict[str, Any]
 
@@ -84,6 +87,25 @@ class Clock(Protocol):
     def read(self) -> Anchor:
         """How they stand now. Never raises."""
 
+    def slept_s(self) -> float:
+        """How long the machine has been suspended since it booted."""
+
+
+# --- network ---------------------------------------------------------------------------------------------------------
+
+
+class LinkWatch(Protocol):
+    """What the kernel says of the network."""
+
+    def aim(self, addresses: Sequence[str]) -> None:
+        """The server's addresses, as literals: what the path leads to."""
+
+    def snapshots(self) -> AsyncIterator[LinkSnapshot]:
+        """First what is now, then each new state, until cancelled or closed."""
+
+    async def close(self) -> None:
+        """Let go of everything; may be called twice."""
+
 
 # --- server ----------------------------------------------------------------------------------------------------------
 
@@ -151,6 +173,41 @@ class Dialer(Protocol):
 
     async def __call__(self, session_id: str) -> Socket:
         """Dial the socket of `session_id`; bounded in time."""
+
+
+class TokenSource(Protocol):
+    """Where the server's token comes from."""
+
+    @property
+    def keeps(self) -> bool:
+        """True: a token serves until shortly before its end, or until it is refused. False: it is fetched for each
+        attempt."""
+
+    @property
+    def remedy(self) -> str:
+        """What a person can do when the server refuses the token."""
+
+    async def fetch(self) -> Token:
+        """A token, bounded in time. Raises Unreachable where a later try may do, ConfigError or TokenRefused where a
+        person has to act."""
+
+    def has_changed(self) -> bool:
+        """Whether somebody has changed a file that it reads since the latest `fetch`. Cheap."""
+
+
+class Tokens(Protocol):
+    """What an uplink wants of the one who keeps the token fresh (runtime/refresher.py)."""
+
+    async def ready(self) -> str:
+        """Before an attempt: the token that it will send, "" where none could be had. Bounded in time."""
+
+    async def retried(
+        self, used: str, refusal: TokenRefused, again: Callable[[], Awaitable[EdgeError | None]]
+    ) -> EdgeError | None:
+        """The server refused `used`: what an attempt `again` with another token came to; where there is none, why."""
+
+    def accepted(self) -> None:
+        """The server let somebody in."""
 
 
 # --- card ------------------------------------------------------------------------------------------------------------

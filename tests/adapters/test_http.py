@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from edge.adapters.http import HttpServerApi
-from edge.errors import CaptivePortal, ConfigError, EdgeError, ServerRefused, StartRefused, Unreachable
+from edge.errors import CaptivePortal, ConfigError, EdgeError, ServerRefused, StartRefused, TokenRefused, Unreachable
 from edge.runtime.ports import SessionStatus
 from tests.adapters.hostile import BOUND_S, TOKEN, RawServer, Talk, TokenWatch, answers, server_tls
 
@@ -169,7 +169,8 @@ async def test_a_refused_token_is_said(
     talk: Talk, call: Callable[[HttpServerApi], Awaitable[Any]], watch: TokenWatch
 ) -> None:
     error, _ = await tried(talk, call, watch)
-    assert isinstance(error, ServerRefused)
+    assert isinstance(error, TokenRefused)
+    assert error.name == "token"
     assert "the server refused the token" in str(error)
     assert "server.token_file" in str(error)
 

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from edge.adapters.websocket import WebSocket, WebSocketDialer
-from edge.errors import ConfigError, EdgeError, ServerRefused, Unreachable
+from edge.errors import ConfigError, EdgeError, TokenRefused, Unreachable
 from edge.runtime.ports import Closed
 from tests.adapters.hostile import BOUND_S, TOKEN, RawServer, Talk, TokenWatch, answers, server_tls, shaken_hands
 
@@ -274,7 +274,7 @@ async def test_abort_is_at_once_even_with_a_full_buffer() -> None:
 async def test_a_refused_token(code: int, watch: TokenWatch) -> None:
     async with RawServer(answers(f"{code} No", f"token {TOKEN}".encode())) as server:
         error = await refused(server.url, watch)
-        assert isinstance(error, ServerRefused)
+        assert isinstance(error, TokenRefused)
 
 
 @pytest.mark.parametrize("code", [200, 404, 409, 500, 502, 503])

@@ -24,12 +24,12 @@ def free_at_send() -> None:
     """`delivered` follows `sent`, so the ring gives the memory back at once."""
     plain, acked = PlainDelivery.sending, AckedDelivery.sending
 
-    def plain_sending(self: PlainDelivery, seq: int, *, short: bool) -> None:
-        plain(self, seq, short=short)
+    def plain_sending(self: PlainDelivery, seq: int, now: float, *, short: bool) -> None:
+        plain(self, seq, now, short=short)
         self.resume = self.delivered = self.clear = self._proved = seq
 
-    def acked_sending(self: AckedDelivery, seq: int, *, short: bool) -> None:
-        acked(self, seq, short=short)
+    def acked_sending(self: AckedDelivery, seq: int, now: float, *, short: bool) -> None:
+        acked(self, seq, now, short=short)
         self.resume = self.delivered = seq
 
     PlainDelivery.sending = plain_sending  # type: ignore[method-assign]

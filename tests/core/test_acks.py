@@ -260,7 +260,7 @@ def test_acks_that_come_slowly_are_no_stall() -> None:
     d = streaming()
     d.record(10)
     for seq in range(1, 8):
-        d.wait(3.0)
+        d.wait(1.9)
         d.tell(Ack, seq)
     assert d.phase is Phase.STREAMING
 

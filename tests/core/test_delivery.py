@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from edge.core.cuts import CutModel
@@ -13,13 +15,13 @@ GRACE_S = 108.0
 
 def plain(first: int = 1, cuts: CutModel = CUTS) -> PlainDelivery:
     delivery = PlainDelivery(first, cuts, 0.0)
-    delivery.attach(0.0)
+    delivery.attach()
     return delivery
 
 
 def send(delivery: PlainDelivery | AckedDelivery, count: int, short: int = 0) -> None:
     for seq in range(delivery.sent + 1, delivery.sent + count + 1):
-        delivery.sending(seq, short=seq == short)
+        delivery.sending(seq, 0.0, short=seq == short)
 
 
 def handled(delivery: PlainDelivery | AckedDelivery, count: int, now: float = 1.0, short: int = 0) -> None:
@@ -65,17 +67,22 @@ def test_a_pong_behind_nothing_new_is_no_progress() -> None:
 
 def test_the_round_trip_is_smoothed() -> None:
     delivery = plain()
-    assert delivery.rtt_s == 0.25
+    assert math.isnan(delivery.rtt_s)
     delivery.barrier(1.0)
-    delivery.pong(2.05)
+    delivery.pong(1.25)
+    assert delivery.rtt_s == 0.25
+    delivery.barrier(2.0)
+    delivery.pong(3.05)
     assert delivery.rtt_s == pytest.approx(0.35)
+    delivery.detach()
+    assert math.isnan(delivery.rtt_s)  # the next socket may go another way
 
 
 def test_the_first_socket_needs_no_proof_the_second_does() -> None:
     delivery = plain()
     handled(delivery, 4)
     delivery.detach()
-    delivery.attach(2.0)
+    delivery.attach()
     handled(delivery, 3, 2.5)
     assert (delivery.resume, delivery.proved) == (7, 4)
     delivery.prove(3.0)
@@ -87,7 +94,7 @@ def test_the_first_socket_needs_no_proof_the_second_does() -> None:
 def test_a_dial_that_failed_counts_as_a_socket() -> None:
     delivery = PlainDelivery(1, CUTS, 0.0)
     delivery.sockets = 1
-    delivery.attach(5.0)
+    delivery.attach()
     assert not delivery.proven
     assert delivery.alive_at == 0.0
 
@@ -98,7 +105,7 @@ def test_signs_of_life_are_proofs_and_pongs_of_the_first_socket() -> None:
     delivery.pong(5.0)
     assert delivery.alive_at == 5.0
     delivery.detach()
-    delivery.attach(6.0)
+    delivery.attach()
     assert delivery.alive_at == 5.0
     delivery.barrier(7.0)
     delivery.pong(7.5)
@@ -138,7 +145,7 @@ def test_a_poll_without_proof_paces_but_delivers_nothing() -> None:
     delivery = plain()
     handled(delivery, 200)
     delivery.detach()
-    delivery.attach(2.0)
+    delivery.attach()
     cleared(delivery, 2.0)
     assert (delivery.delivered, delivery.clear) == (0, 0)
     assert delivery.limit(10_000, 20) == 200 + 4 * 145
@@ -164,7 +171,7 @@ def test_what_was_unconfirmed_is_sent_again_and_counts_as_repeats() -> None:
     delivery.detach()
     assert (delivery.sent, delivery.is_waiting()) == (100, False)
     delivery.detach()
-    delivery.attach(3.0)
+    delivery.attach()
     delivery.prove(3.0)
     handled(delivery, 60, 3.5)
     assert delivery.poll() == Poll(143, 160, 7)
@@ -179,8 +186,26 @@ def test_short_packets_make_cuts_uncertain() -> None:
 def test_what_is_unconfirmed_is_bounded() -> None:
     delivery = plain()
     assert delivery.limit(20, 20) == 20
-    handled(delivery, 5)
+    handled(delivery, 5, now=0.1)
     assert delivery.limit(20, 20) == 25
+
+
+def test_a_slow_link_bounds_it_to_what_it_carries_in_two_seconds() -> None:
+    delivery = plain()
+    send(delivery, 20)
+    delivery.barrier(0.0)
+    delivery.pong(4.0)  # 5 packets per second
+    assert delivery.window(20) == 10
+    assert delivery.limit(20, 20) == 30
+
+
+def test_after_a_stall_little_is_sent_until_the_link_has_shown_what_it_carries() -> None:
+    for delivery in (plain(), acked()):
+        delivery.stalled()
+        delivery.detach()
+        delivery.attach()
+        assert delivery.limit(20, 20) == 4
+        assert delivery.window(3) == 3
 
 
 def test_open_cuts_are_bounded_by_the_last_pending_zero() -> None:
@@ -195,7 +220,7 @@ def test_open_cuts_are_bounded_by_the_last_pending_zero() -> None:
     send(delivery, 30)
     delivery.detach()
     assert delivery.limit(10_000, 20) == 300 + 4 * 145 - 30
-    delivery.attach(2.0)
+    delivery.attach()
     delivery.prove(2.0)
     cleared(delivery, 2.0)
     assert delivery.limit(10_000, 20) == 300 + 4 * 145
@@ -232,7 +257,7 @@ def test_repeats_may_have_made_a_cut() -> None:
     assert not delivery.may_have_cut()
     delivery.detach()
     assert not delivery.may_have_cut()
-    delivery.attach(2.0)
+    delivery.attach()
     send(delivery, 1)
     assert delivery.may_have_cut()  # 140, nine of them twice, and one
 
@@ -242,7 +267,7 @@ def test_repeats_before_the_last_poll_are_in_the_balance() -> None:
     handled(delivery, 130)
     send(delivery, 10)
     delivery.detach()
-    delivery.attach(2.0)
+    delivery.attach()
     delivery.prove(2.0)
     cleared(delivery, 2.0)
     assert not delivery.may_have_cut()  # nothing went out since
@@ -257,7 +282,7 @@ def test_what_was_repeated_before_the_last_poll_is_behind_it() -> None:
     handled(delivery, 145)
     send(delivery, 10)
     delivery.detach()
-    delivery.attach(2.0)
+    delivery.attach()
     delivery.prove(2.0)
     cleared(delivery, 2.0)
     assert not delivery.may_have_cut()  # the cut that the repeats may have made was transcribed by then
@@ -303,14 +328,14 @@ def test_what_a_sign_of_life_confirmed_stays_confirmed() -> None:
     handled(delivery, 5)
     delivery.prove(1.0)
     delivery.detach()
-    delivery.attach(2.0)
+    delivery.attach()
     handled(delivery, 5, 2.0)
     delivery.died()  # never proved on this socket: nothing to take back
     assert delivery.proved == 5
     delivery.prove(3.0)
     assert delivery.proved == 10
     delivery.detach()
-    delivery.attach(4.0)
+    delivery.attach()
     delivery.prove(4.0)
     handled(delivery, 3, 4.0)
     delivery.died()
@@ -323,7 +348,7 @@ def test_what_the_first_socket_was_told_since_the_last_sign_of_life_is_taken_bac
     delivery.prove(1.0)
     handled(delivery, 3, 1.5)
     delivery.detach()
-    delivery.attach(2.0)
+    delivery.attach()
     assert delivery.proved == 8  # by rule 1, as long as the session lives
     delivery.died()
     assert delivery.proved == 5
@@ -350,7 +375,7 @@ def test_an_aia_server_sends_no_acks() -> None:
 
 def acked(delivered: int = 0) -> AckedDelivery:
     delivery = AckedDelivery(delivered)
-    delivery.attach(0.0)
+    delivery.attach()
     return delivery
 
 
@@ -390,7 +415,7 @@ def test_pongs_tell_what_is_handled_not_stored() -> None:
     assert not delivery.is_waiting()
     delivery.barrier(1.5)
     assert delivery.is_waiting()
-    assert delivery.rtt_s == pytest.approx(0.25 - 0.15 / 8 - (0.25 - 0.15 / 8 - 0.1) / 8)
+    assert delivery.rtt_s == pytest.approx(0.1 + (1.4 - 0.1) / 8)  # packet 1 went out at 0.0
 
 
 def test_a_lost_socket_begins_again_behind_what_is_stored() -> None:
@@ -408,15 +433,26 @@ def test_the_window_grows_with_the_measured_throughput() -> None:
     delivery = acked()
     assert delivery.limit(20, 20) == 20
     send(delivery, 20)
-    delivery.ack(10, 0.04)  # too soon to measure
-    assert delivery.limit(20, 20) == 30
-    delivery.ack(20, 0.05)  # 400 packets per second, believed to a quarter: half a second of 100
-    assert delivery.limit(20, 20) == 70
-    send(delivery, 50)
-    delivery.ack(70, 0.1)
-    assert delivery.limit(20, 20) == 70 + 162
+    delivery.ack(10, 0.5)  # 20 packets per second, two seconds of which may be in flight
+    assert delivery.limit(20, 20) == 10 + 40
+    delivery.ack(20, 0.6)
+    assert delivery.limit(20, 20) == 20 + 66
     delivery.detach()
-    assert delivery.limit(20, 20) == 90
+    delivery.attach()
+    assert delivery.limit(20, 20) == 20 + 20
+
+
+def test_an_acknowledgement_is_timed_from_its_packet() -> None:
+    delivery = acked()
+    send(delivery, 3)
+    delivery.ack(2, 0.3)
+    assert delivery.rtt_s == pytest.approx(0.3)
+    delivery.ack(3, 9.0)  # nobody timed packet 3
+    assert delivery.rtt_s == pytest.approx(0.3)
+    send(delivery, 2)
+    delivery.detach()
+    delivery.ack(4, 9.0)
+    assert math.isnan(delivery.rtt_s)
 
 
 def test_the_window_has_an_end() -> None:
@@ -424,10 +460,3 @@ def test_the_window_has_an_end() -> None:
     send(delivery, 100_000)
     delivery.ack(100_000, 0.05)
     assert delivery.limit(20, 20) == 100_000 + 15 * 20
-
-
-def test_no_throughput_is_measured_before_a_hello() -> None:
-    delivery = AckedDelivery(0)
-    send(delivery, 5)
-    assert delivery.ack(5, 100.0) is True
-    assert delivery.limit(20, 20) == 25

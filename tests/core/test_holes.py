@@ -263,7 +263,7 @@ def test_a_loss_on_the_way_is_left_out_and_its_pong_not_believed() -> None:
 
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_late_pong_is_not_believed_for_a_loss(lost: bool) -> None:
-    d = Driver()
+    d = Driver(min_stall=4.0)
     d.start()
     d.stream(100)
     d.until_poll()
@@ -339,7 +339,7 @@ def holed(draw: st.DrawFn) -> tuple[PlainDelivery, BruteServer, set[int]]:
     lost: set[int] = set()
     now = 0.0
     for _ in range(draw(st.integers(1, 6))):
-        delivery.attach(now)
+        delivery.attach()
         first = delivery.resume + 1 + draw(st.integers(0, 12))
         lost |= set(range(first, first + draw(st.sampled_from([0, 0, 1, 3, 9]))))
         arrives = True
@@ -352,7 +352,7 @@ def holed(draw: st.DrawFn) -> tuple[PlainDelivery, BruteServer, set[int]]:
             else:
                 arrives = arrives and draw(st.integers(0, 30)) > 0
                 is_short = seq % short_each == 0
-                delivery.sending(seq, short=is_short)
+                delivery.sending(seq, now, short=is_short)
                 if arrives:
                     server.append(seq, packet_ms // 3 if is_short else packet_ms)
             if arrives and draw(st.integers(0, 3)) == 0:
@@ -379,14 +379,14 @@ def test_a_hole_takes_nothing_from_what_is_known_of_the_cuts(count: int, holes: 
     """Where nothing was repeated, all that lies before the last cut is known to."""
     server = BruteServer(2500)
     delivery = PlainDelivery(1, CutModel(100, 2500), 0.0)
-    delivery.attach(0.0)
+    delivery.attach()
     lost = {seq for first, size in holes for seq in range(first, first + size)}
     while delivery.sent < count:
         seq = delivery.sent + 1
         if seq in lost:
             delivery.passing(seq, seq)
         else:
-            delivery.sending(seq, short=False)
+            delivery.sending(seq, 0.0, short=False)
             server.append(seq, 100)
     delivery.barrier(0.0)
     delivery.pong(0.0)

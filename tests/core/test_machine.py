@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from edge.core.delivery import AckedDelivery, PlainDelivery
+from edge.core.link import Change
 from tests.core.simserver import AckServer, Faults, PlainServer
 from tests.core.simworld import World, small_policy
 
@@ -160,6 +161,40 @@ class Recorder(RuleBasedStateMachine):
     @rule()
     def lose_answer(self) -> None:
         self.world.faults.loses_next_answer = True
+
+    # --- the link, of which the kernel tells ---
+
+    @rule(seconds=SHORT_S | LONG_S, is_kept=st.booleans(), is_back=st.booleans())
+    def link_lost(self, seconds: float, is_kept: bool, is_back: bool) -> None:
+        """The cable is out; `is_back`: with the same address, where it was kept."""
+        self.world.network.cut()
+        self.world.link(Change.LOST, is_kept=is_kept, has_path=False)
+        self.world.run(seconds)
+        self.world.network.heal()
+        self.world.link(Change.FOUND, is_carried=is_back and is_kept, is_kept=is_kept)
+
+    @rule(seconds=SHORT_S, is_kept=st.booleans(), change=st.sampled_from([Change.MOVED, Change.READDRESSED]))
+    def link_moved(self, seconds: float, is_kept: bool, change: Change) -> None:
+        """What is under way is stuck on the old path, and there is another."""
+        self._go_on()
+        self.world.run(seconds)
+        self.world.network.cut()
+        self.world.link(change, is_kept=is_kept)
+        self.world.network.heal()
+
+    @rule(seconds=SHORT_S)
+    def better_path(self, seconds: float) -> None:
+        self._go_on()
+        self.world.run(seconds)
+        self.world.link(Change.BETTER, is_carried=True)
+
+    @rule(seconds=SHORT_S, is_dead=st.booleans())
+    def doubt(self, seconds: float, is_dead: bool) -> None:
+        if is_dead:
+            self.world.network.cut()
+        self.world.doubt()
+        self.world.run(seconds)
+        self.world.network.heal()
 
     # --- the recorder's own computer ---
 
@@ -342,11 +377,11 @@ def _free_at_send(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was sent counts as delivered."""
     real = PlainDelivery.sending
 
-    def sending(self: PlainDelivery, seq: int, *, short: bool) -> None:
-        real(self, seq, short=short)
+    def sending(self: PlainDelivery, seq: int, now: float, *, short: bool) -> None:
+        real(self, seq, now, short=short)
         self.delivered = seq
 
-    def sending_acked(self: AckedDelivery, seq: int, *, short: bool) -> None:
+    def sending_acked(self: AckedDelivery, seq: int, now: float, *, short: bool) -> None:
         self.sent = self.delivered = seq
 
     monkeypatch.setattr(PlainDelivery, "sending", sending)
@@ -376,8 +411,8 @@ def _believe_the_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every socket counts as proven (rule 1 left out)."""
     real = PlainDelivery.attach
 
-    def attach(self: PlainDelivery, now: float) -> None:
-        real(self, now)
+    def attach(self: PlainDelivery) -> None:
+        real(self)
         self.proven = True
 
     monkeypatch.setattr(PlainDelivery, "attach", attach)

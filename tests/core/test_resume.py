@@ -118,7 +118,7 @@ def test_a_restored_session_knows_nothing_beyond_what_was_handled() -> None:
     assert (delivery.delivered, delivery.proved, delivery.resume, delivery.sent) == (20, 20, 30, 30)
     assert delivery._passed == [(25, 30)]
     assert delivery.may_have_cut()
-    delivery.attach(6.0)
+    delivery.attach()
     assert not delivery.proven
     delivery.prove(6.5)
     assert delivery.proved == 30
@@ -152,13 +152,13 @@ def test_a_restored_session_never_takes_for_cut_what_may_not_be(
             ranges.append((seq, seq))
     shorts = len([seq for seq in short_at if seq <= handled])
     heir = PlainDelivery.restored(1, CUTS, 0.0, delivered=0, handled=handled, shorts=shorts, passed=ranges)
-    heir.attach(0.0)
+    heir.attach()
     heir.prove(1.0)
     for seq in range(handled + 1, handled + more + 1):
         if seq in lost:
             heir.passing(seq, seq)
         else:
-            heir.sending(seq, short=seq in short_at)
+            heir.sending(seq, 0.0, short=seq in short_at)
             received.append(seq)
     heir.barrier(1.0)
     heir.pong(1.1)

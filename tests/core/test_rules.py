@@ -541,14 +541,17 @@ def test_rule_7_what_is_sent_again_gets_a_barrier_of_its_own() -> None:
 def test_rule_7_a_stall_is_noticed_and_repeats_the_bound() -> None:
     d = streaming()
     d.record(40)
-    d.wait(3.9)
+    d.wait(1.9)
     assert d.phase is Phase.STREAMING
     effects = d.wait(0.2)
     assert of(CloseSocket, effects) == [CloseSocket(abort=True)]
     assert "stopped answering" in str(over(effects)) if over(effects) else True
     d.sent.clear()
     d.reattach()
-    assert d.sent == list(range(11, 31))
+    assert d.sent == [11, 12, 13, 14]  # the link may have been too slow for two seconds of audio at once
+    d.pongs = True
+    d.pong()
+    assert d.sent[:20] == list(range(11, 31))
     assert d.ledger.resent_frames == 20 * FRAMES
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,12 @@ from edge.core.events import (
     Backpressure,
     ClockChanged,
     CloseSocket,
+    Doubted,
     Event,
     Failed,
     GaveUp,
     Hello,
+    LinkChanged,
     Note,
     OfAttempt,
     Opened,
@@ -26,6 +29,7 @@ from edge.core.events import (
     Polled,
     PollStatus,
     Pong,
+    Refused,
     SendText,
     SocketClosed,
     Started,
@@ -34,17 +38,21 @@ from edge.core.events import (
     Supplied,
     Unknown,
 )
+from edge.core.link import Change
 from edge.core.packet import AudioFormat
 from edge.core.session import TIMERS, TRANSITIONS, Session, State
 from edge.core.timebase import Anchor
-from edge.errors import InternalError, NameFailure, ServerRefused, Unreachable
+from edge.errors import InternalError, NameFailure, ServerRefused, TokenRefused, Unreachable
 from tests.core.driver import FINALIZED, Driver, of, over, policy, texts
 
 EXAMPLES: tuple[Event, ...] = (
     Attempted(),
     GaveUp("10 attempts"),
+    Refused(TokenRefused("expired")),
     Supplied(),
     ClockChanged(Anchor("b", 1.0, trusted=True)),
+    LinkChanged(Change.LOST, "eth0 lost its carrier", is_carried=False, is_kept=True, has_path=False),
+    Doubted("it slept"),
     Started(0, "s1"),
     Stopped(0),
     Failed(0, Unreachable("no")),
@@ -105,7 +113,7 @@ def test_what_was_lost_is_said_with_code_and_reason() -> None:
     assert str(over(d.closed(1006))) == "the connection was lost (1006)"
 
 
-@pytest.mark.parametrize("refusal", [ServerRefused("the server refused the token"), ServerRefused("409")])
+@pytest.mark.parametrize("refusal", [ServerRefused("the agent is unknown"), ServerRefused("409")])
 def test_a_refusal_is_shown_as_what_it_is_while_it_is_probed(refusal: ServerRefused) -> None:
     d = Driver()
     d.feed(Attempted())
@@ -158,9 +166,32 @@ def test_a_socket_that_closes_before_hello_without_a_word_is_a_bad_token() -> No
     d.tell(Started, "s1")
     d.tell(Opened)
     error = over(d.closed(1000))
-    assert isinstance(error, ServerRefused)
+    assert isinstance(error, TokenRefused)
     assert "token" in str(error)
-    assert d.session.state is State.FAILED
+    d.feed(Refused(error))
+    assert (d.session.state, d.session.failure) == (State.FAILED, error)
+
+
+def test_a_refused_token_is_a_failure_only_once_no_other_can_be_had() -> None:
+    d = Driver()
+    d.feed(Attempted())
+    error = TokenRefused("expired")
+    effects = d.failed(error)
+    assert over(effects) is error
+    assert of(Note, effects) == []
+    assert (d.phase, d.session.state, d.session.failure) == (Phase.WAITING, State.CONNECTING, None)
+    d.feed(Attempted())
+    d.failed(error)
+    d.feed(Refused(error))
+    assert (d.phase, d.session.state, d.session.failure) == (Phase.FAILED, State.FAILED, error)
+    assert d.session.wants_attempt
+    d.feed(Attempted())
+    d.failed(TokenRefused("expired, too"))
+    other = TokenRefused("there is no other")
+    d.feed(Refused(other))
+    assert (d.phase, d.session.failure) == (Phase.FAILED, other)
+    d.start()
+    assert (d.session.state, d.session.failure) == (State.CONNECTED, None)
 
 
 @pytest.mark.parametrize(("code", "reason"), [(1000, "finalize"), (1012, ""), (1006, ""), (1008, "exists")])
@@ -294,12 +325,13 @@ def test_every_phase_knows_what_it_does_with_new_audio() -> None:
     assert set(TRANSITIONS) == set(Phase)
     for phase, rows in TRANSITIONS.items():
         assert Supplied in rows, phase
-        assert ClockChanged in rows, phase
+        assert {ClockChanged, LinkChanged, Doubted} <= set(rows), phase
 
 
 def test_while_a_socket_is_open_the_server_may_say_anything() -> None:
     talk = {Hello, Pong, Ack, Pinged, Backpressure, Unknown, SocketClosed}
-    for phase in (Phase.GREETING, Phase.INITIALISING, Phase.STREAMING, Phase.STOPPING, Phase.TAKING_OVER):
+    phases = (Phase.GREETING, Phase.INITIALISING, Phase.STREAMING, Phase.HELD, Phase.MOVING, Phase.STOPPING)
+    for phase in (*phases, Phase.TAKING_OVER):
         assert talk <= set(TRANSITIONS[phase]), phase
 
 
@@ -354,6 +386,7 @@ def test_timers_that_are_due_together_act_one_by_one() -> None:
 def test_every_timer_has_its_row() -> None:
     assert {timer.name for timer in TIMERS} == {
         "CONNECT", "SETTLE", "POLL", "PAUSE", "FLUSH", "STOP", "BARRIER", "STALL", "HEARTBEAT", "PROOF", "HTTP_DEAD",
+        "RETURN", "MOVE",
     }  # fmt: skip
 
 
@@ -477,7 +510,8 @@ def test_the_policys_numbers() -> None:
     assert (p.window, p.packet_s, p.sure_grace) == (20, 0.1, pytest.approx(108.0))
     assert (p.cuts.packet_ms, p.cuts.target_ms) == (100, 15000)
     assert policy(max_unconfirmed=0.01).window == 1
-    assert (p.stall_timeout(0.1), p.stall_timeout(0.75), p.stall_timeout(9.0)) == (4.0, 6.0, 10.0)
+    assert (p.stall_timeout(0.1), p.stall_timeout(0.75), p.stall_timeout(9.0)) == (2.0, 6.0, 10.0)
+    assert p.stall_timeout(math.nan) == 10.0  # nobody knows yet how long an answer takes
 
 
 def test_cuts_are_counted_by_the_duration_that_the_header_states() -> None:

@@ -26,8 +26,9 @@ GROUPS: dict[str, tuple[Phase, ...]] = {
         Phase.OPENING,
         Phase.GREETING,
         Phase.INITIALISING,
+        Phase.HELD,
     ),
-    "connected": (Phase.STREAMING, Phase.STOPPING),
+    "connected": (Phase.STREAMING, Phase.MOVING, Phase.STOPPING),
     "failed": (Phase.FAILED,),
 }
 
@@ -59,7 +60,7 @@ def _diagram() -> Iterator[str]:
             for target in targets:
                 ways.setdefault(target, []).append(event)
         for target, events in ways.items():
-            if target not in (Phase.WAITING, Phase.FAILED, Phase.DONE) or len(row) <= 4:
+            if target not in (Phase.WAITING, Phase.FAILED, Phase.DONE) or len(row) <= 4 or phase is Phase.WAITING:
                 yield f"    {phase.name} --> {target.name}: {', '.join(events)}"
     yield "    DONE --> [*]"
     yield "```"
