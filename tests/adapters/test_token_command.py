@@ -237,4 +237,4 @@ async def test_a_function_that_gives_nothing() -> None:
     with pytest.raises(Unreachable, match=r"within 0\.05 s"):
         await TokenFunction(never, 0.05).fetch()
     with pytest.raises(ConfigError, match="NoneType"):
-        await TokenFunction(lambda: None, 1.0).fetch()  # type: ignore[arg-type, return-value]
+        await TokenFunction(lambda: None, 1.0).fetch()  # type: ignore[arg-type]
