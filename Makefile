@@ -52,6 +52,11 @@ bench-cpu: env
 	@tests/tools/debian ffmpeg $(TEST_PACKAGES)
 	@$(PY) -m tests.bench.cpu
 
+## make bench-link    how fast and how cheap the link watch is, as root
+.PHONY: bench-link
+bench-link: env
+	@$(PY) -m tests.bench.link
+
 ## make campaign      random faults against the strict server
 .PHONY: campaign
 campaign: env

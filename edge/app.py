@@ -22,15 +22,18 @@ from edge.core.recovery import Recovered
 from edge.core.ring import Ring
 from edge.errors import ConfigError, EdgeError, UnreadableError
 from edge.legacy import import_pending
+from edge.links import link_watch, steer
+from edge.runtime.attempts import RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
 from edge.runtime.fresh import FreshServer
+from edge.runtime.happening import Happening
 from edge.runtime.noserver import NoServer
 from edge.runtime.ports import Clock, JsonObject, Panel
 from edge.runtime.refresher import Refresher
 from edge.runtime.spooler import Spooler
 from edge.runtime.store import Store, StorePolicy
-from edge.runtime.uplink import Happening, RetryPolicy, Uplink, boot_clock
+from edge.runtime.uplink import Uplink, boot_clock
 from edge.settings import Config
 from edge.sources import Pace, open_source, own_audio
 from edge.tokens import token_source
@@ -133,6 +136,7 @@ def build(
         config.connection.max_reconnect_attempts,
         config.connection.initial_reconnect_delay,
         config.connection.max_reconnect_delay,
+        config.connection.fleet_spread,
     )
     spool = SpoolDirectory(state.spool, config.spool.max_bytes)
     found = _open_spool(spool, state, tell)
@@ -168,10 +172,12 @@ def build(
         panel,
         clock=watch,
         aside=Uplink(fresh, dial, policy, retry, lambda happening: None, tokens=tokens) if has_server else None,
+        watch=link_watch(tell) if has_server and config.connection.link_watch else None,
         make_store=make_store,
         max_seconds=config.spool.max_recording_hours * 3600,
     )
     tokens.on_new = device.retry_now
+    steer(connector, device)
     assert device.store is not None
     return App(device, device.store, server, tokens, tell, config.connection.shutdown_drain, tuple(found))
 

@@ -24,13 +24,16 @@ from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
 from edge.core.session import State
 from edge.errors import ConfigError, EdgeError, ServerRefused, Unreachable
+from edge.links import link_watch, steer
+from edge.runtime.attempts import RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
 from edge.runtime.fresh import FreshServer
+from edge.runtime.happening import Happening
 from edge.runtime.ports import Block, JsonObject
 from edge.runtime.recording import Recording
 from edge.runtime.refresher import Refresher
-from edge.runtime.uplink import Happening, RetryPolicy, Uplink, boot_clock
+from edge.runtime.uplink import Uplink, boot_clock
 from edge.settings import KEYS, clashes
 from edge.sources import open_source
 
@@ -66,6 +69,7 @@ class Options:
     ring_seconds: float = 180.0
     source: str = "alsa:default"
     allow_insecure: bool = False
+    link_watch: bool = True
     proxy: str = ""
     ca_file: str = ""
     client_cert: str = ""
@@ -88,6 +92,7 @@ _KEYS = {
     "ring_seconds": "buffer.ring_seconds",
     "source": "audio.source",
     "allow_insecure": "server.allow_insecure",
+    "link_watch": "connection.link_watch",
     "proxy": "connection.proxy",
     "ca_file": "server.ca_file",
     "client_cert": "server.client_cert",
@@ -185,7 +190,7 @@ connectionFailed, statusChanged, networkChanged
             chosen.connection_timeout,
         )
         files = TlsFiles(chosen.ca_file, chosen.client_cert, chosen.client_key)
-        connector = Connector(base_url, proxy=chosen.proxy, files=files)
+        self._connector = connector = Connector(base_url, proxy=chosen.proxy, files=files)
         source = TokenFunction(auth_token, chosen.connection_timeout)
         self._tokens = tokens = Refresher(source, lambda kind, text: self._told(Happening(kind, text)), boot_clock)
         self._server = HttpServerApi(base_url, tokens.current, chosen.connection_timeout, connector)
@@ -253,6 +258,8 @@ connectionFailed, statusChanged, networkChanged
                 self._state_changed(detail["new"], detail["old"])
             case "waiting":
                 self._emit("reconnecting", detail["attempt"])
+            case "link":
+                self._emit("networkChanged")
             case "message":
                 self._emit("message", detail)
             case "lost" | "overflow" | "gap" | "warning" | "refused" | "bug":
@@ -304,7 +311,9 @@ connectionFailed, statusChanged, networkChanged
             self._uplink,
             self._told,
             clock=ClockWatch(SystemClock(), self._told),
+            watch=link_watch(self._told) if self._options.link_watch else None,
         )
+        steer(self._connector, device)
         self._pushed, self._closing = pushed, None
         self._outcome = outcome = asyncio.get_running_loop().create_future()
         self._recording, _ = await device.start()

@@ -14,8 +14,8 @@ from edge.core.manifest import Manifest
 from edge.core.resume import ACKS
 from edge.core.segment import CardPacket
 from edge.errors import EdgeError, UnreadableError
+from edge.runtime.happening import Happening
 from edge.runtime.recorder import STOP
-from edge.runtime.uplink import Happening
 
 _BATCH = 64
 

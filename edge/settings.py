@@ -177,6 +177,19 @@ class Connection:
         "what `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` say.",
         Rule("http://[USER:PASSWORD@]HOST[:PORT], or environment, or empty", _proxy_fault, private=True),
     )
+    link_watch: bool = _key(
+        True,
+        "Follow the kernel's word on interfaces, addresses and routes: reconnect when the link is back, move to a "
+        "better path. Off: by time-outs alone.",
+        _switch(),
+    )
+    fleet_spread: float = _key(
+        0.0,
+        "Many devices on one site: when all lose their connection at once, or have their link back, each waits for a "
+        "random part of this. 0: this one reconnects at once.",
+        _between(0, 3600),
+        "s",
+    )
     shutdown_drain: float = _key(
         20.0, "After SIGTERM, deliver for so long at most; the rest is kept for the next start.", _between(0, 3600), "s"
     )

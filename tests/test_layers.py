@@ -31,12 +31,13 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"rules", "settings", "errors"},
     # The receiver judges what the recorder sends, so it shares with it the packet's bytes and nothing more.
     "receiver": {"receiver", "core.packet", "errors"},
-    # Composition roots: the only ones that know both runtime and adapters. `sources` is the part they share.
+    # Composition roots: the only ones that know both runtime and adapters. `sources`, `links` are what they share.
     "sources": {"adapters", "runtime", "core", "errors"},
+    "links": {"adapters", "runtime"},
     "tokens": {"adapters", "runtime", "config", "core", "errors"},
     "legacy": {"adapters", "runtime", "core", "errors"},
-    "app": {"sources", "tokens", "legacy", "adapters", "runtime", "config", "settings", "core", "errors"},
-    "client": {"sources", "adapters", "runtime", "config", "settings", "core", "errors"},
+    "app": {"sources", "links", "tokens", "legacy", "adapters", "runtime", "config", "settings", "core", "errors"},
+    "client": {"sources", "links", "adapters", "runtime", "config", "settings", "core", "errors"},
     # The commands, the only ones who know the receiver.
     "cli": {
         "__init__", "cli", "app", "client", "sources", "tokens", "receiver", "adapters", "runtime", "config",

@@ -55,6 +55,10 @@ class SystemClock:
         trusted = self._timesyncd_says() or self._kernel_says()
         return Anchor(self.boot_id, self._utc_minus_boot_s(), trusted)
 
+    def slept_s(self) -> float:
+        """How long the machine has been suspended since it booted: only CLOCK_BOOTTIME runs meanwhile."""
+        return self._boot_clock() - time.monotonic()
+
     def _timesyncd_says(self) -> bool:
         try:
             return self._timesyncd.exists()

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import httpcore
 
-from edge.adapters.wire import Connector, is_page, portal
+from edge.adapters.wire import Connector, stranger
 from edge.errors import EdgeError, ServerRefused, StartRefused, TokenRefused, Unreachable
 from edge.runtime.ports import JsonObject, SessionStatus
 
@@ -115,9 +115,9 @@ class HttpServerApi:
                     method, self._base_url + path, headers=self._headers(content), content=content
                 ) as answer:
                     said = await _body(answer.aiter_stream())
-            page = self._page(answer, said)
-            if page:
-                raise portal(page)
+            other = self._stranger(answer, said)
+            if other is not None:
+                raise other
             return answer.status, _json(said)
         except EdgeError:
             raise
@@ -146,12 +146,10 @@ class HttpServerApi:
             headers["Authorization"] = f"Bearer {token}"
         return [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
 
-    def _page(self, answer: httpcore.Response, said: bytes) -> str:
-        """What shows that nobody but a captive portal can have said that; over TLS it is the server that says it."""
-        if not self._is_plain:
-            return ""
+    def _stranger(self, answer: httpcore.Response, said: bytes) -> Unreachable | None:
         headers = {name.lower(): value.decode("latin-1") for name, value in answer.headers}
-        return is_page(answer.status, headers.get(b"content-type", ""), headers.get(b"location", ""), said)
+        kind, location = (headers.get(name, "") for name in (b"content-type", b"location"))
+        return stranger(answer.status, kind, location, said, is_plain=self._is_plain)
 
     def _named(self, error: Exception) -> EdgeError:
         if isinstance(error, httpcore.RemoteProtocolError):

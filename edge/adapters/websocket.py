@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from edge.adapters.wire import Connector, is_page, portal
+from edge.adapters.wire import Connector, stranger
 from edge.errors import EdgeError, TokenRefused, Unreachable
 from edge.runtime.ports import Closed, JsonObject
 
@@ -104,15 +104,19 @@ class WebSocketDialer:
         return WebSocket(connection, token)
 
     def _refused(self, error: InvalidStatus) -> EdgeError:
-        """What an answer means that is no handshake. Over TLS no captive portal can have given it."""
+        """What an answer means that is no handshake."""
         answer = error.response
         if answer.status_code in (401, 403):
             return TokenRefused(f"the server refused the token (HTTP {answer.status_code})")
         location, content_type = (answer.headers.get(name, "") for name in ("Location", "Content-Type"))
-        page = is_page(answer.status_code, content_type, location, bytes(answer.body or b""))
-        if page and self._base.startswith("ws:"):
-            return portal(page)
-        return Unreachable(f"the server did not open a WebSocket (HTTP {answer.status_code})")
+        other = stranger(
+            answer.status_code,
+            content_type,
+            location,
+            bytes(answer.body or b""),
+            is_plain=self._base.startswith("ws:"),
+        )
+        return other or Unreachable(f"the server did not open a WebSocket (HTTP {answer.status_code})")
 
 
 class WebSocket:

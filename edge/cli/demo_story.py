@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from edge.runtime.uplink import Happening
+from edge.runtime.happening import Happening
 
 
 class Actor(StrEnum):

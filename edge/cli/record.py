@@ -18,9 +18,9 @@ from edge.cli.options import add_config_options, folder, load_config
 from edge.core.session import State
 from edge.errors import EdgeError, ExitCode, ServerRefused
 from edge.runtime.device import Device, Status
+from edge.runtime.happening import Happening
 from edge.runtime.noserver import KEPT
 from edge.runtime.ports import JsonObject, Panel
-from edge.runtime.uplink import Happening
 
 HELP = (
     "Record from SOURCE until N seconds, its end or Ctrl-C; then deliver all. A second Ctrl-C keeps the rest for "
@@ -28,7 +28,7 @@ HELP = (
 )
 _LINE_S = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-_QUIET = {"waiting", "message", "connected"}
+_QUIET = {"waiting", "attempt", "message", "connected"}
 _FAILURES = {"lost", "refused"}  # told at each attempt
 
 

@@ -36,6 +36,8 @@ class Phase(Enum):
     GREETING = "until the server says hello"
     INITIALISING = "until init is confirmed"
     STREAMING = "audio flows"
+    HELD = "the link is lost: the socket is kept, nothing is written to it"
+    MOVING = "a better way is there: until the old one has confirmed what it carries"
     STOPPING = "until the server has flushed the tail"
     DONE = "all is delivered"
 
@@ -54,6 +56,8 @@ class Timer(Enum):
     HEARTBEAT = "heartbeat"
     PROOF = "proof"
     HTTP_DEAD = "http dead"
+    RETURN = "return"
+    MOVE = "move"
 
 
 @dataclass(slots=True)
@@ -213,8 +217,8 @@ class Context:
         self.do(CloseSocket(abort))
         self.end_attempt()
 
-    def rest(self, error: EdgeError) -> None:
-        """The attempt is over; the retry policy decides when the next one comes.
+    def rest(self, error: EdgeError, kind: str = "lost") -> None:
+        """The attempt is over, which people are told as `kind`; the retry policy decides when the next one comes.
 
         A refused token is no failure yet: the shell knows whether another one can be had, and says `Refused` if not.
         """
@@ -225,7 +229,7 @@ class Context:
         elif isinstance(error, ServerRefused):
             self.failure = error
         else:
-            self.do(Note("lost", str(error), {"trouble": error.name} if error.name else {}))
+            self.do(Note(kind, str(error), {"trouble": error.name} if error.name else {}))
         self.phase = Phase.FAILED if self.failure is not None else Phase.WAITING
         if self.is_complete:
             self.finish()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edge.core.delivery import Poll
+from edge.core.link import Change
 from edge.core.timebase import Anchor
 from edge.errors import EdgeError, TokenRefused, Unreachable
 
@@ -52,6 +53,29 @@ class ClockChanged(Event):
     """From here on packets are stamped by `anchor`."""
 
     anchor: Anchor
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged(Event):
+    """What became of the way to the server, and of the current socket's source address.
+
+    is_carried  what is sent from that address still gets out; without a socket: a connection being made still may
+    is_kept     the address is still there, so the socket may come to life again
+    has_path    there is a way to the server, be it another one
+    """
+
+    change: Change
+    reason: str
+    is_carried: bool
+    is_kept: bool
+    has_path: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Doubted(Event):
+    """Something happened that a connection may not have survived: it is tested at once."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,11 +51,15 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """How something would get to the server: out of `interface`, from `source`, through `gateway` ("" where none)."""
+    """How something would get to the server: out of `interface`, from `source`, through `gateway` ("" where none).
+
+    `is_forced`: the kernel alone would send elsewhere, so a socket has to be bound to the interface.
+    """
 
     interface: str
     source: str
     gateway: str
+    is_forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +69,33 @@ class LinkSnapshot:
     path  the way to the server (to anywhere, while no server is known) that the kernel takes. Where it would send into
           an interface that does not run: the best of `ways`, which then needs a socket bound to its interface.
     ways  one for each running interface and family that could carry it, best first
+    aim   the addresses of the server that path and ways lead to; none: to anywhere
     """
 
     interfaces: tuple[Interface, ...]
     path: Path | None
     ways: tuple[Path, ...] = ()
+    aim: tuple[str, ...] = ()
 
     def carries(self, address: str) -> bool:
         """Whether a socket on the local `address` can still reach the server: some way leads out of a running interface
-        that has this address. True for loopback addresses."""
+        that has this address. True for loopback addresses.
+
+        Where that way is not the path it takes a socket bound to the interface (SO_BINDTODEVICE): the kernel sends what
+        an unbound one says out of the path's interface, from an address that is not of there.
+        """
         return _is_loopback(address) or self._holder(address, carrying=True) is not None
 
     def has_address(self, address: str) -> bool:
         """Whether any interface, running or not, has `address`: a socket on it may come to life again."""
         return _is_loopback(address) or self._holder(address) is not None
+
+    def is_on_path(self, address: str) -> bool:
+        """Whether `address` is on the interface that the path leads out of: nothing is gained by moving."""
+        if self.path is None:
+            return False
+        named = (interface for interface in self.interfaces if interface.name == self.path.interface)
+        return any(_plain(address) in interface.addresses for interface in named)
 
     def _holder(self, address: str, *, carrying: bool = False) -> Interface | None:
         """The interface that `address` is on; with `carrying`, the one through which it reaches the server."""
@@ -88,7 +105,7 @@ class LinkSnapshot:
                 if wanted in interface.addresses:
                     return interface
             elif interface.is_running and any(
-                way.source == wanted or (wanted in interface.addresses and _family(way.source) == _family(wanted))
+                way.source == wanted or (wanted in interface.addresses and _is_6(way.source) == _is_6(wanted))
                 for way in self._all_ways()
                 if way.interface == interface.name
             ):
@@ -130,7 +147,7 @@ def link_delta(old: LinkSnapshot, new: LinkSnapshot, source: str = "") -> LinkDe
         return _died(old, new, new.path, used)
     if old._index(old.path) != new._index(new.path):
         return LinkDelta(Change.BETTER, f"the path moved from {old.path.interface} to {_words(new.path)}")
-    if old.path.gateway != new.path.gateway and _family(old.path.source) == _family(new.path.source):
+    if old.path.gateway != new.path.gateway and _is_6(old.path.source) == _is_6(new.path.source):
         return LinkDelta(Change.BETTER, f"the path leads through another gateway: {_words(new.path)}")
     if new.path.source not in (old.path.source, _plain(used)):
         preferred = f"{new.path.interface} prefers {new.path.source}"
@@ -180,5 +197,5 @@ def _is_loopback(address: str) -> bool:
     return address == "::1" or address.startswith("127.")
 
 
-def _family(address: str) -> int:
-    return 6 if ":" in address else 4
+def _is_6(address: str) -> bool:
+    return ":" in address

@@ -36,6 +36,7 @@ class Policy:
     flush_timeout: float = 60.0
     stop_timeout: float = 30.0  # a stop blocks until the tail is transcribed, seconds; it may be repeated
     ack_doubt: float = 1.0  # acknowledgements missing for so long: ask by a barrier whether the server lives
+    move_timeout: float = 2.0  # a better path waits so long for what the old one has still to confirm
     min_stall: float = 2.0
     max_stall: float = 10.0
 
@@ -62,3 +63,7 @@ class Policy:
     def stall_timeout(self, rtt_s: float) -> float:
         """How long an answer may take before the way to the server counts as dead; longest where `rtt_s` is nan."""
         return self.max_stall if math.isnan(rtt_s) else min(self.max_stall, max(self.min_stall, 8 * rtt_s))
+
+    def return_timeout(self, rtt_s: float) -> float:
+        """How long a socket that may have survived has to answer; shortest where `rtt_s` is nan."""
+        return self.min_stall if math.isnan(rtt_s) else self.stall_timeout(rtt_s)

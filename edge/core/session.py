@@ -11,18 +11,20 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
-from edge.core import attach, stream
+from edge.core import attach, roam, stream
 from edge.core.context import Context, Phase, Timer
 from edge.core.events import (
     Ack,
     Attempted,
     Backpressure,
     ClockChanged,
+    Doubted,
     Effect,
     Event,
     Failed,
     GaveUp,
     Hello,
+    LinkChanged,
     OfAttempt,
     Opened,
     Pinged,
@@ -120,9 +122,32 @@ _ROWS: Mapping[Phase, Mapping[type[Event], Row]] = {
         Polled: _to(stream.polled, P.PAUSING, P.STOPPING, *_REST),
         Backpressure: _to(stream.pushed_back, *_REST),
         SocketClosed: _to(stream.closed, *_REST),
+        LinkChanged: _to(roam.changed, P.HELD, P.MOVING, *_REST),
+        Doubted: _to(roam.doubted),
+    },
+    P.HELD: {
+        **_TALK,
+        Pong: _to(roam.returned, P.STREAMING, P.STOPPING, *_REST),
+        Pinged: _to(roam.pinged, *_REST),
+        Polled: _to(_stay),
+        Backpressure: _to(stream.pushed_back, *_REST),
+        SocketClosed: _to(stream.closed, *_REST),
+        LinkChanged: _to(roam.changed_while_held, *_REST),
+        Doubted: _to(roam.doubted),
+    },
+    P.MOVING: {
+        **_TALK,
+        Pong: _to(roam.confirmed, *_REST),
+        Ack: _to(roam.acked, *_REST),
+        Pinged: _to(stream.pinged, *_REST),
+        Polled: _to(_stay),
+        Backpressure: _to(stream.pushed_back, *_REST),
+        SocketClosed: _to(stream.closed, *_REST),
+        LinkChanged: _to(roam.changed_while_moving, P.HELD, *_REST),
     },
     P.STOPPING: {
         **_TALK,
+        LinkChanged: _to(roam.changed_while_stopping, *_REST),
         SocketClosed: _to(stream.stop_ended, *_START, *_REST),
         Pong: _to(stream.late_pong),
         Polled: _to(_stay),
@@ -160,9 +185,15 @@ _ROWS: Mapping[Phase, Mapping[type[Event], Row]] = {
     },
     P.DONE: {Supplied: _to(_stay)},
 }
-# The wall clock may be set at any time.
+# The wall clock may be set at any time, and so may the link change; what is under way on the old one begins again.
+_AT_ANY_TIME: Mapping[type[Event], Row] = {
+    ClockChanged: _to(stream.clock_changed),
+    LinkChanged: _to(_stay),
+    Doubted: _to(_stay),
+}
+_UNDER_WAY: Mapping[type[Event], Row] = {LinkChanged: _to(roam.changed_under_way, *_REST)}
 TRANSITIONS: Mapping[Phase, Mapping[type[Event], Row]] = {
-    phase: {**rows, ClockChanged: _to(stream.clock_changed)} for phase, rows in _ROWS.items()
+    phase: {**_AT_ANY_TIME, **(_UNDER_WAY if phase in roam.UNDER_WAY else {}), **rows} for phase, rows in _ROWS.items()
 }
 
 TIMERS: Mapping[Timer, tuple[Callable[[Context, float], None], frozenset[Phase]]] = {
@@ -177,6 +208,8 @@ TIMERS: Mapping[Timer, tuple[Callable[[Context, float], None], frozenset[Phase]]
     Timer.HEARTBEAT: (stream.heartbeat_due, frozenset({P.STOPPING})),
     Timer.PROOF: (stream.proof_missing, frozenset({P.PAUSING})),
     Timer.HTTP_DEAD: (stream.http_dead, frozenset({P.STOPPING})),
+    Timer.RETURN: (roam.did_not_return, frozenset(_REST)),
+    Timer.MOVE: (roam.part, frozenset(_REST)),
 }
 
 
@@ -202,7 +235,7 @@ class Session:
     @property
     def state(self) -> State:
         """What people see; a probe does not hide that the session has failed."""
-        if self.phase in (P.STREAMING, P.STOPPING):
+        if self.phase in (P.STREAMING, P.MOVING, P.STOPPING):
             return State.CONNECTED
         if self.phase in (P.IDLE, P.DONE):
             return State.DISCONNECTED

@@ -220,6 +220,7 @@ def ponged(c: Context, event: Pong, now: float) -> None:
     if c.delivery.pong(now):
         c.has_progress = True
     c.progress_at = c.ponged_at = now
+    c.timers.pop(Timer.RETURN, None)
     pump(c, now)
 
 
@@ -244,7 +245,7 @@ def pinged(c: Context, event: Pinged, now: float) -> None:
         if c.phase is Phase.STREAMING:
             c.arm(Timer.PROOF, now + c.policy.proof_of_life_timeout)
             pump(c, now)
-    elif c.phase is Phase.STREAMING:
+    elif c.phase in (Phase.STREAMING, Phase.HELD, Phase.MOVING):
         # Trap 3: a dead session answers pongs, but keeps nothing.
         c.known.is_stopped = True
         c.leave_socket(abort=False)

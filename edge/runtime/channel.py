@@ -44,6 +44,11 @@ class Channel:
         self._writer: asyncio.Task[None] | None = None
         self._after: asyncio.Task[None] | None = None
 
+    @property
+    def local_address(self) -> str:
+        """The source address of the socket; "" before there is one."""
+        return self._socket.local_address if self._socket is not None else ""
+
     def open(self, dial: Dialer, session_id: str, after: asyncio.Task[None] | None) -> None:
         """Dial once the socket `after` is really gone: one socket at a time."""
         self._after = after

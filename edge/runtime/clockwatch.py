@@ -7,21 +7,26 @@ from collections.abc import Callable
 from weakref import WeakSet
 
 from edge.core.timebase import Anchor, Timebase
+from edge.runtime.happening import Happening
 from edge.runtime.ports import Clock
-from edge.runtime.uplink import Happening
 
 INTERVAL_S = 2.0
 STEP_S = 0.5  # a change that people are told of
 _NOISE_S = 0.005  # between two readings of the same clock
 
 
-def _nobody() -> None:
+_SLEPT_S = 1.0
+
+
+def _nobody(*nothing: object) -> None:
     """Nobody wants to know."""
 
 
 class ClockWatch:
     """`anchor` is the one to stamp by now. Once it changes, first every timebase that `follow`s has the new one, then
     `on_change` is called, in one go: nothing is stamped by it before.
+
+    `on_doubt` hears why a connection may be worth a test: the clock was set, the machine slept.
 
     Only stamps hang on it: durations, deadlines and backoff go by the boot clock.
     """
@@ -33,6 +38,8 @@ class ClockWatch:
         self._timebases: WeakSet[Timebase] = WeakSet()
         self.anchor: Anchor = clock.read()
         self.on_change: Callable[[], None] = _nobody
+        self.on_doubt: Callable[[str], None] = _nobody
+        self._slept_s = clock.slept_s()
 
     def follow(self, timebase: Timebase) -> None:
         """Let `timebase` have the anchor, now and whenever it changes, for as long as it lives."""
@@ -41,6 +48,11 @@ class ClockWatch:
 
     def look(self) -> None:
         """Read the clock now."""
+        asleep_s, self._slept_s = self._slept_s, self._clock.slept_s()
+        asleep_s = self._slept_s - asleep_s
+        if asleep_s > _SLEPT_S:
+            self._tell(Happening("slept", f"the machine slept for {asleep_s:.0f} s"))
+            self.on_doubt("the machine slept")
         old = self.anchor
         new = old.or_later(self._clock.read())
         stepped_s = new.utc_minus_boot_s - old.utc_minus_boot_s
@@ -51,6 +63,8 @@ class ClockWatch:
         for timebase in self._timebases:
             timebase.set_anchor(new)
         self.on_change()
+        if abs(stepped_s) > STEP_S:
+            self.on_doubt("the clock was set")
         if is_gained:
             text = "the clock is synchronised now: what is not sent yet gets the right time"
             self._tell(Happening("clock", f"{text}; it was {_off(stepped_s)}"))

@@ -11,12 +11,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from edge.core.link import LinkDelta, LinkSnapshot
 from edge.core.resume import ACKS
 from edge.core.session import Session, State
 from edge.errors import EdgeError, InternalError, StartRefused, UnreadableError
+from edge.runtime.attempts import PROBE_S
+from edge.runtime.happening import Happening
 from edge.runtime.ports import JsonObject
 from edge.runtime.recording import Recording
-from edge.runtime.uplink import PROBE_S, Happening, Uplink
+from edge.runtime.uplink import Uplink
 from edge.runtime.wake import Wake
 
 AFTER_BUG_S = 5.0  # a bug that repeats itself must not keep the machine busy
@@ -43,6 +46,16 @@ class Way(Protocol):
 
     def retry_now(self, reason: str) -> None:
         """Do not wait."""
+
+    def doubt(self, reason: str) -> None:
+        """Test the connection."""
+
+    @property
+    def local_address(self) -> str:
+        """Of the connection."""
+
+    def link_changed(self, delta: LinkDelta, snapshot: LinkSnapshot) -> None:
+        """The link is another."""
 
     async def refused(self) -> None:
         """Wait for a refusal."""
@@ -89,6 +102,18 @@ class Courier:
         self._wake.now(reason)
         self._wake_beside.now(reason)
         self.uplink.retry_now(reason)
+
+    def doubt(self, reason: str) -> None:
+        """Something happened that a connection may not have survived: test it at once."""
+        self.uplink.doubt(reason)
+        if self._aside is not None:
+            self._aside.doubt(reason)
+
+    def link_changed(self, delta: LinkDelta, snapshot: LinkSnapshot) -> None:
+        """The way to the server has changed."""
+        self.uplink.link_changed(delta, snapshot)
+        if self._aside is not None:
+            self._aside.link_changed(delta, snapshot)
 
     def clock_changed(self) -> None:
         """What is under delivery may be stamped by another clock from here on."""

@@ -13,13 +13,15 @@ from edge.core.session import State
 from edge.errors import EdgeError, InternalError
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.courier import Courier, Way
+from edge.runtime.happening import Happening
 from edge.runtime.lease import RingShare
 from edge.runtime.noserver import NoServer
-from edge.runtime.ports import JsonObject, Panel, Source, SourceInfo
+from edge.runtime.ports import JsonObject, LinkWatch, Panel, Source, SourceInfo
 from edge.runtime.recorder import SILENCE_DBFS, Recorder
 from edge.runtime.recording import Recording
+from edge.runtime.roaming import Roaming
 from edge.runtime.store import DROP_OLDEST, FULL, Store
-from edge.runtime.uplink import Happening, Uplink
+from edge.runtime.uplink import Uplink, boot_clock
 
 BLINK_S = 1.0
 
@@ -63,6 +65,7 @@ class Device:
         *,
         clock: ClockWatch,
         aside: Uplink | None = None,
+        watch: LinkWatch | None = None,
         make_store: Callable[[Ring], Store] | None = None,
         max_seconds: float = 0.0,
     ) -> None:
@@ -71,6 +74,10 @@ class Device:
         self.courier = Courier(uplink, settings, tell, aside)
         self.clock = clock
         clock.on_change = self._clock_changed
+        clock.on_doubt = self.courier.doubt
+        used = lambda: self.courier.uplink.local_address  # noqa: E731
+        link_changed = self.courier.link_changed
+        self.roaming = Roaming(watch, link_changed, used, tell, boot_clock) if watch is not None else None
         self.store = make_store(self.ring) if make_store is not None else None
         self._share = RingShare(self.ring)
         self._max_frames = int(max_seconds * audio.rate_hz) or None
@@ -218,13 +225,16 @@ class Device:
         return delivered
 
     async def run(self, on_delivered: Callable[[Recording], None] = lambda recording: None) -> None:
-        """Watch the clock, and deliver until cancelled."""
-        watching = asyncio.create_task(self.clock.run(), name="clock")
+        """Watch the clock and the link, and deliver until cancelled."""
+        watching = [asyncio.create_task(self.clock.run(), name="clock")]
+        if self.roaming is not None:
+            watching.append(asyncio.create_task(self.roaming.run(), name="link"))
         try:
             await self.courier.run(self._delivered(on_delivered))
         finally:
-            watching.cancel()
-            await asyncio.wait([watching])
+            for task in watching:
+                task.cancel()
+            await asyncio.wait(watching)
 
     # --- people ----------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
+from edge.core.link import LinkDelta, LinkSnapshot
 from edge.core.session import Session, State
 from edge.runtime.recording import Recording
 
@@ -34,6 +35,17 @@ class NoServer:
 
     def retry_now(self, reason: str) -> None:
         """There is nothing to try."""
+
+    def doubt(self, reason: str) -> None:
+        """There is nothing to test."""
+
+    @property
+    def local_address(self) -> str:
+        """There is none."""
+        return ""
+
+    def link_changed(self, delta: LinkDelta, snapshot: LinkSnapshot) -> None:
+        """It leads nowhere."""
 
     async def refused(self) -> None:
         """Nobody ever refuses."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from edge.core.journal import Entry
+from edge.core.link import LinkSnapshot
 from edge.core.manifest import Manifest
 from edge.core.packet import AudioFormat
 from edge.core.segment import CardPacket
@@ -85,6 +86,25 @@ class Clock(Protocol):
 
     def read(self) -> Anchor:
         """How they stand now. Never raises."""
+
+    def slept_s(self) -> float:
+        """How long the machine has been suspended since it booted."""
+
+
+# --- network ---------------------------------------------------------------------------------------------------------
+
+
+class LinkWatch(Protocol):
+    """What the kernel says of the network."""
+
+    def aim(self, addresses: Sequence[str]) -> None:
+        """The server's addresses, as literals: what the path leads to."""
+
+    def snapshots(self) -> AsyncIterator[LinkSnapshot]:
+        """First what is now, then each new state, until cancelled or closed."""
+
+    async def close(self) -> None:
+        """Let go of everything; may be called twice."""
 
 
 # --- server ----------------------------------------------------------------------------------------------------------

@@ -4,55 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
-import random
 import time
 import traceback
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from edge.core import events
 from edge.core.context import Phase
 from edge.core.delivery import Poll
+from edge.core.link import Change, LinkDelta, LinkSnapshot
 from edge.core.messages import parse
 from edge.core.policy import Policy
 from edge.core.session import Session, State
-from edge.errors import EdgeError, InternalError, NameFailure, ServerRefused, TokenRefused, Unreachable
+from edge.errors import EdgeError, InternalError, ServerRefused, Unreachable
+from edge.runtime.attempts import Attempts, RetryPolicy
 from edge.runtime.channel import Channel
+from edge.runtime.happening import Happening
 from edge.runtime.ports import Closed, Dialer, JsonObject, ServerApi, Tokens
 from edge.runtime.recording import Recording
-from edge.runtime.wake import Wake
-
-PROBE_S = 60.0  # after a refusal, or when the attempts are used up
-NAME_DELAY_S = 0.5  # while a name cannot be resolved: back within a second after it can
-_JITTER = 0.1
 
 
 def boot_clock() -> float:
     """Seconds of CLOCK_BOOTTIME: runs through suspend, never steps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """When to try again; seconds."""
-
-    max_attempts: int = 10
-    initial_delay: float = 1.0
-    max_delay: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Happening:
-    """Something that people may want to know. `kind` is stable; `detail` holds a server's message where there is
-    one."""
-
-    kind: str
-    text: str
-    detail: JsonObject | None = None
 
 
 class Uplink:
@@ -69,21 +44,18 @@ class Uplink:
         tokens: Tokens | None = None,
     ) -> None:
         self._tokens = tokens
-        self._token = ""  # of the attempt under way
         self._server = server
         self._dial = dial
         self._policy = policy
-        self._retry = retry
         self._tell = tell
         self._clock = clock
-        self._wake = Wake()
+        self._attempts = Attempts(retry, self._feed, tell, clock, tokens)
         self._recording: Recording | None = None
         self._session: Session | None = None
         self._channel: Channel | None = None
         self._closing: asyncio.Task[None] | None = None
         self._requests: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._over: asyncio.Future[EdgeError | None] | None = None
         self._moved = asyncio.Event()
         self._moved_outside = asyncio.Event()
         self._movements: asyncio.Future[None] | None = None
@@ -91,10 +63,7 @@ class Uplink:
         self._at_server: tuple[str, str] | None = None
         self._earlier: tuple[tuple[str, ...], int] = (), 0  # what was there before this delivery of the recording
         self._state = State.DISCONNECTED
-        self._trouble: JsonObject = {}  # the name of what the last attempt failed of, where it has one
-        self._base_attempt = 0
-        self._is_woken = False
-        self._attempted_at = -PROBE_S
+        self._better: tuple[str, LinkSnapshot] | None = None  # came up during the attempt under way
         self.gate: Callable[[], Coroutine[Any, Any, None]] | None = None  # each packet waits for it, where there is one
 
     # --- for the device --------------------------------------------------------------------------------------------
@@ -122,8 +91,45 @@ class Uplink:
             self._feed(events.ClockChanged(anchor))
 
     def retry_now(self, reason: str) -> None:
-        """Try at once instead of waiting; attempts count from 1 again. During an attempt: as soon as that fails."""
-        self._wake.now(reason)
+        """Try at once instead of waiting; attempts count from 1 again. During an attempt: as soon as that fails. A
+        connection that there is, or that is held, is tested."""
+        self._feed(events.Doubted(reason))
+        self._attempts.wake(reason)
+
+    def doubt(self, reason: str) -> None:
+        """Something happened that a connection may not have survived: test it at once, or try at once."""
+        self._feed(events.Doubted(reason))
+        if self._session is not None and self._session.wants_attempt:
+            self._attempts.wake(reason)
+
+    @property
+    def local_address(self) -> str:
+        """The source address of the connection; "" where there is none."""
+        return self._channel.local_address if self._channel is not None else ""
+
+    def link_changed(self, delta: LinkDelta, snapshot: LinkSnapshot) -> None:
+        """What the kernel says of the link has changed, and is `snapshot` now."""
+        change, used = delta.change, self.local_address
+        if change is Change.IRRELEVANT:
+            return
+        self._server.forget_connections()
+        if used:
+            is_carried, is_kept = snapshot.carries(used), snapshot.has_address(used)
+            if change is Change.BETTER and snapshot.is_on_path(used):
+                return
+        else:
+            is_carried, is_kept = change is Change.BETTER, False
+            self._better = (delta.reason, snapshot) if change is Change.BETTER else None
+        has_path = snapshot.path is not None
+        self._feed(events.LinkChanged(change, delta.reason, is_carried, is_kept, has_path))
+        if has_path and self._session is not None and self._session.wants_attempt:
+            self._attempts.wake_by_link(delta.reason)
+
+    def _move_if_better(self) -> None:
+        """The attempt that has just succeeded may have begun before there was a better path."""
+        better, self._better = self._better, None
+        if better is not None and not better[1].is_on_path(self.local_address):
+            self._feed(events.LinkChanged(Change.BETTER, better[0], is_carried=True, is_kept=True, has_path=True))
 
     async def refused(self) -> None:
         """Wait until the server has refused something that only a person can change."""
@@ -153,7 +159,7 @@ class Uplink:
         self._at_server, recording.resume = session.at_server, None  # nothing was heard of that one yet
         self._earlier = tuple(recording.session_ids), recording.reconnects
         self._broken = loop.create_future()
-        trying = asyncio.create_task(self._keep_trying(session), name="attempts")
+        trying = asyncio.create_task(self._attempts.run(session, self._moved), name="attempts")
         try:
             await asyncio.wait([trying, self._broken], return_when=asyncio.FIRST_COMPLETED)
             (self._broken if self._broken.done() else trying).result()
@@ -176,81 +182,6 @@ class Uplink:
             task.cancel()
         if leftovers:
             await asyncio.wait(leftovers)
-
-    # --- attempts --------------------------------------------------------------------------------------------------
-
-    async def _keep_trying(self, session: Session) -> None:
-        while session.phase is not Phase.DONE:
-            self._moved.clear()
-            if not session.wants_attempt:
-                await self._moved.wait()
-                continue
-            self._base_attempt = 0
-            retrying = AsyncRetrying(
-                retry=retry_if_exception_type(EdgeError),
-                wait=self._wait,
-                sleep=self._sleep,
-                before_sleep=self._before_sleep,
-                reraise=True,
-            )
-            async for attempt in retrying:
-                with attempt:
-                    await self._attempt(session)
-
-    async def _attempt(self, session: Session) -> None:
-        """One attempt, from the retry policy's leave to the connection's end; raises where it delivered nothing."""
-        spacing = self._attempted_at + self._retry.initial_delay - self._clock()
-        if spacing > 0:  # a server that takes a packet and hangs up must not be dialled in a tight loop
-            await self._wake.sleep(spacing)
-        if self._tokens is not None:
-            self._token = await self._tokens.ready()
-        error = await self._try(session)
-        if isinstance(error, TokenRefused) and self._tokens is not None:
-            error = await self._tokens.retried(self._token, error, lambda: self._try(session))
-        if isinstance(error, TokenRefused) and session.wants_attempt:
-            self._feed(events.Refused(error))
-        if error is not None:
-            raise error
-
-    async def _try(self, session: Session) -> EdgeError | None:
-        if not session.wants_attempt:  # the recording ended meanwhile, and nothing of it was left
-            return None
-        self._wake.forget()
-        self._attempted_at = self._clock()
-        over = self._over = asyncio.get_running_loop().create_future()
-        self._feed(events.Attempted())
-        error: EdgeError | None = await over
-        return error
-
-    def _wait(self, state: RetryCallState) -> float:
-        if self._is_woken:
-            self._is_woken, self._base_attempt = False, state.attempt_number - 1
-        number: int = state.attempt_number - self._base_attempt
-        error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, NameFailure):  # nobody was dialled, and how long that lasts is not the server's doing
-            self._attempted_at = -math.inf
-            self._base_attempt += not error.is_answer
-            return NAME_DELAY_S
-        if isinstance(error, ServerRefused) or number >= self._retry.max_attempts:
-            return PROBE_S
-        delay = min(self._retry.initial_delay * 2.0 ** (number - 1), self._retry.max_delay)
-        return delay * random.uniform(1 - _JITTER, 1 + _JITTER)
-
-    def _before_sleep(self, state: RetryCallState) -> None:
-        number = state.attempt_number - self._base_attempt
-        session, error = self._session, state.outcome.exception() if state.outcome else None
-        self._trouble = {"trouble": error.name} if isinstance(error, EdgeError) and error.name else {}
-        if session is not None and session.phase is Phase.WAITING and number >= self._retry.max_attempts:
-            self._feed(events.GaveUp(f"{error} ({number} attempts)"))
-        delay = state.next_action.sleep if state.next_action else 0.0
-        text = f"attempt {number + 1} in {delay:.1f} s"
-        self._tell(Happening("waiting", text, {"attempt": number + 1, "delay_s": delay} | self._trouble))
-
-    async def _sleep(self, seconds: float) -> None:
-        reason = await self._wake.sleep(seconds)
-        if reason and self._session is not None and self._session.wants_attempt:
-            self._tell(Happening("woken", f"trying now: {reason}"))
-            self._is_woken = True
 
     # --- the session's shell ---------------------------------------------------------------------------------------
 
@@ -280,7 +211,7 @@ class Uplink:
         self._rearm(session)
         self._has_moved()
         if session.phase is Phase.DONE:
-            self._wake.now("all is delivered")
+            self._attempts.wake("all is delivered")
         self._show(session.state)
 
     def _break(self, error: EdgeError) -> None:
@@ -294,10 +225,12 @@ class Uplink:
             failure = self._session.failure if self._session else None
             text = f"{old.value} -> {state.value}" + (f": {failure}" if failure else "")
             if state is State.CONNECTED:
-                self._trouble = {}
-            self._tell(Happening("state", text, {"old": old.value, "new": state.value} | self._trouble))
-            if state is State.CONNECTED and self._tokens is not None:
-                self._tokens.accepted()
+                self._attempts.trouble = {}
+            self._tell(Happening("state", text, {"old": old.value, "new": state.value} | self._attempts.trouble))
+            if state is State.CONNECTED:
+                if self._tokens is not None:
+                    self._tokens.accepted()
+                asyncio.get_running_loop().call_soon(self._move_if_better)
 
     def _rearm(self, session: Session) -> None:
         if self._timer is not None:
@@ -328,8 +261,7 @@ class Uplink:
             case events.StopSession(session_id):
                 self._request(lambda: self._stop(session_id, number))
             case events.Over(error):
-                if self._over is not None and not self._over.done():
-                    self._over.set_result(error)
+                self._attempts.ended(error)
             case events.Note(kind, text, message):
                 self._tell(Happening(kind, text, message or None))
             case _:

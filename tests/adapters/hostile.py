@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import logging
 import ssl
 import traceback
@@ -113,6 +115,26 @@ def answers(status: str, body: bytes = b"", *headers: str) -> Talk:
         await writer.drain()
 
     return talk
+
+
+def accept_key(head: bytes) -> str:
+    """What a server answers to the key in a handshake (RFC 6455)."""
+    [line] = [line for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:")]
+    key = line.partition(b":")[2].strip()
+    return base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
+
+
+def shaken_hands(talk: Talk) -> Talk:
+    """A talk behind a good handshake, by hand."""
+
+    async def shaken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
+        lines.append(f"Sec-WebSocket-Accept: {accept_key(heads[writer])}")
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+        await writer.drain()
+        await talk(reader, writer)
+
+    return shaken
 
 
 class TokenWatch:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
 import os
 import struct
@@ -19,7 +17,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from edge.adapters.websocket import WebSocket, WebSocketDialer
 from edge.errors import ConfigError, EdgeError, TokenRefused, Unreachable
 from edge.runtime.ports import Closed
-from tests.adapters.hostile import BOUND_S, TOKEN, RawServer, Talk, TokenWatch, answers, heads, server_tls
+from tests.adapters.hostile import BOUND_S, TOKEN, RawServer, Talk, TokenWatch, answers, server_tls, shaken_hands
 
 CLIENT = "3e5e5f06-4f8c-4a0e-8f3d-2f0c65b7a0f1"
 Handler = Callable[[web.WebSocketResponse], Awaitable[None]]
@@ -323,26 +321,6 @@ async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.write(f"X-{number}: y\r\n".encode())
         await writer.drain()
         await asyncio.sleep(0.01)
-
-
-def accept_key(head: bytes) -> str:
-    """What a server answers to the key in a handshake (RFC 6455)."""
-    [line] = [line for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:")]
-    key = line.partition(b":")[2].strip()
-    return base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
-
-
-def shaken_hands(talk: Talk) -> Talk:
-    """A talk behind a good handshake, by hand."""
-
-    async def shaken(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade"]
-        lines.append(f"Sec-WebSocket-Accept: {accept_key(heads[writer])}")
-        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
-        await writer.drain()
-        await talk(reader, writer)
-
-    return shaken
 
 
 @pytest.mark.parametrize("talk", [silence, drip])

@@ -114,7 +114,7 @@ class Stage:
     async def start_recorder(self, source: str, *options: str, name: str = "recorder") -> Child:
         """Start `edge record` against the proxy."""
         config = self.folder / "edge.toml"
-        config.write_text(_toml(self._settings.config))
+        config.write_text(toml(self._settings.config))
         url = f"http://127.0.0.1:{self._port.number}" if self._direct else self.proxy.url
         command = [*self._settings.edge_record, "record", "--config", str(config), "--server", url]
         command += ["--token-file", str(self.token_file), "--state", str(self.state), "--source", source, *options]
@@ -132,7 +132,7 @@ def last_json(child: Child) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _toml(sections: Mapping[str, Mapping[str, object]]) -> str:
+def toml(sections: Mapping[str, Mapping[str, object]]) -> str:
     lines = []
     for section, values in sections.items():
         lines.append(f"[{section}]")

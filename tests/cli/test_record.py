@@ -23,8 +23,8 @@ from edge.cli.record import Screen
 from edge.core.journal import SessionEntry, encode
 from edge.core.packet import HEADER_BYTES, AudioFormat
 from edge.errors import MicrophoneError
+from edge.runtime.happening import Happening
 from edge.runtime.ports import Source
-from edge.runtime.uplink import Happening
 from tests.adapters.keeping import OTHER, RECORDING, Model, keep
 from tests.client.receiver import TOKEN, ThreadedReceiver, account, wav
 from tests.runtime.fakes import FedSource

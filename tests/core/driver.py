@@ -161,6 +161,9 @@ class Driver:
     def tell_started(self, session_id: str = "s1") -> list[Effect]:
         return self.tell(events.Started, session_id)
 
+    def tell_stopped(self) -> list[Effect]:
+        return self.tell(events.Stopped)
+
     def tell_opened(self) -> list[Effect]:
         return self.tell(events.Opened)
 

@@ -13,6 +13,7 @@ from edge.core import events, messages
 from edge.core.context import Phase
 from edge.core.delivery import Poll
 from edge.core.ledger import Ledger
+from edge.core.link import Change
 from edge.core.packet import AudioFormat, duration_ms
 from edge.core.policy import Policy
 from edge.core.resume import ACKS, Resume
@@ -466,6 +467,22 @@ class World:
         if self.session.wants_attempt:
             self._failures = 0
             self._retry(0.0)
+
+    # --- the link --------------------------------------------------------------------------------------------------
+
+    def link(self, change: Change, *, is_carried: bool = False, is_kept: bool = False, has_path: bool = True) -> None:
+        """The kernel says what became of the link."""
+        event = events.LinkChanged(change, change.value, is_carried, is_kept, has_path)
+        self._client(lambda: self._linked(event))
+
+    def _linked(self, event: events.LinkChanged) -> None:
+        self._feed(event)
+        if event.has_path:
+            self.retry_now()
+
+    def doubt(self) -> None:
+        """The machine slept, or RETRY was pressed."""
+        self._client(lambda: self._feed(events.Doubted("it slept")))
 
     # --- what must hold --------------------------------------------------------------------------------------------
 

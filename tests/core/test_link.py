@@ -18,6 +18,7 @@ TUN = Interface("tun0", 9, "tunnel", True, frozenset({"10.8.0.9"}))
 BRIDGE = Interface("br0", 10, "bridge", True, frozenset({"192.0.2.2"}))
 
 BY_ETH = Path("eth0", "192.0.2.2", "192.0.2.1")
+BY_BRIDGE = Path("br0", "192.0.2.2", "192.0.2.1")
 BY_ETH6 = Path("eth0", "2001:db8::2", "fe80::1")
 BY_WLAN = Path("wlan0", "198.51.100.3", "198.51.100.1")
 BY_WWAN = Path("wwan0", "10.64.0.4", "")
@@ -112,6 +113,9 @@ ROWS = [
         Change.BETTER, "the path moved from eth0 to gone0 from 192.0.2.2"),
     Row("from what nobody knows", LinkSnapshot((LO, ETH), Path("gone0", "192.0.2.2", ""), (BY_ETH,)), WIRED,
         Change.BETTER, "the path moved from gone0 to eth0 from 192.0.2.2 through 192.0.2.1"),
+    Row("the server turns out to be this machine", LinkSnapshot((LO, ETH), Path("gone0", "192.0.2.2", ""), (BY_ETH,)),
+        LinkSnapshot((LO, ETH), BY_LO, (BY_LO, BY_ETH)), Change.BETTER,
+        "the path moved from gone0 to lo from 127.0.0.1"),
     # readdressed
     Row("an address instead of the old one", WIRED, snapshot(having(ETH, "192.0.2.77"), ways=(NEW_ADDRESS,)),
         Change.READDRESSED, "eth0 lost its address 192.0.2.2; it sends from 192.0.2.77 now"),
@@ -126,6 +130,10 @@ ROWS = [
     Row("renamed and readdressed at once", WIRED, snapshot(replace(ETH, name="lan", addresses=frozenset({"10.0.0.1"})),
         ways=(Path("lan", "10.0.0.1", ""),)),
         Change.READDRESSED, "lan lost its address 192.0.2.2; it sends from 10.0.0.1 now"),
+    Row("another one instead of one that a dead interface has, too",
+        snapshot(unplugged(ETH), BRIDGE, ways=(BY_BRIDGE,)),
+        snapshot(unplugged(ETH), having(BRIDGE, "10.0.0.1"), ways=(Path("br0", "10.0.0.1", ""),)),
+        Change.READDRESSED, "br0 lost its address 192.0.2.2; it sends from 10.0.0.1 now"),
     # moved
     Row("Wi-Fi to LTE", BOTH, snapshot(unplugged(WLAN), WWAN, ways=(BY_WWAN,)), Change.MOVED,
         "wlan0 lost its carrier; the path is wwan0 from 10.64.0.4 now"),
@@ -138,6 +146,9 @@ ROWS = [
         "wlan0 has no route to the server any more; the path is wwan0 from 10.64.0.4 now"),
     Row("a path through what nobody knows, ours is dead", WIRED, LinkSnapshot((LO,), Path("gone0", "10.0.0.1", "")),
         Change.MOVED, "eth0 is gone; the path is gone0 from 10.0.0.1 now"),
+    Row("an address that a dead interface has, too", snapshot(unplugged(ETH), BRIDGE, ways=(BY_BRIDGE,)),
+        snapshot(unplugged(ETH), unplugged(BRIDGE), WLAN, ways=(BY_WLAN,)),
+        Change.MOVED, "br0 lost its carrier; the path is wlan0 from 198.51.100.3 through 198.51.100.1 now"),
     # irrelevant
     Row("nothing changed", WIRED, WIRED, Change.IRRELEVANT,
         "the way to the server is the same: eth0 from 192.0.2.2 through 192.0.2.1"),

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from edge.core.delivery import AckedDelivery, PlainDelivery
+from edge.core.link import Change
 from tests.core.simserver import AckServer, Faults, PlainServer
 from tests.core.simworld import World, small_policy
 
@@ -160,6 +161,40 @@ class Recorder(RuleBasedStateMachine):
     @rule()
     def lose_answer(self) -> None:
         self.world.faults.loses_next_answer = True
+
+    # --- the link, of which the kernel tells ---
+
+    @rule(seconds=SHORT_S | LONG_S, is_kept=st.booleans(), is_back=st.booleans())
+    def link_lost(self, seconds: float, is_kept: bool, is_back: bool) -> None:
+        """The cable is out; `is_back`: with the same address, where it was kept."""
+        self.world.network.cut()
+        self.world.link(Change.LOST, is_kept=is_kept, has_path=False)
+        self.world.run(seconds)
+        self.world.network.heal()
+        self.world.link(Change.FOUND, is_carried=is_back and is_kept, is_kept=is_kept)
+
+    @rule(seconds=SHORT_S, is_kept=st.booleans(), change=st.sampled_from([Change.MOVED, Change.READDRESSED]))
+    def link_moved(self, seconds: float, is_kept: bool, change: Change) -> None:
+        """What is under way is stuck on the old path, and there is another."""
+        self._go_on()
+        self.world.run(seconds)
+        self.world.network.cut()
+        self.world.link(change, is_kept=is_kept)
+        self.world.network.heal()
+
+    @rule(seconds=SHORT_S)
+    def better_path(self, seconds: float) -> None:
+        self._go_on()
+        self.world.run(seconds)
+        self.world.link(Change.BETTER, is_carried=True)
+
+    @rule(seconds=SHORT_S, is_dead=st.booleans())
+    def doubt(self, seconds: float, is_dead: bool) -> None:
+        if is_dead:
+            self.world.network.cut()
+        self.world.doubt()
+        self.world.run(seconds)
+        self.world.network.heal()
 
     # --- the recorder's own computer ---
 

@@ -15,10 +15,12 @@ from edge.core.events import (
     Backpressure,
     ClockChanged,
     CloseSocket,
+    Doubted,
     Event,
     Failed,
     GaveUp,
     Hello,
+    LinkChanged,
     Note,
     OfAttempt,
     Opened,
@@ -36,6 +38,7 @@ from edge.core.events import (
     Supplied,
     Unknown,
 )
+from edge.core.link import Change
 from edge.core.packet import AudioFormat
 from edge.core.session import TIMERS, TRANSITIONS, Session, State
 from edge.core.timebase import Anchor
@@ -48,6 +51,8 @@ EXAMPLES: tuple[Event, ...] = (
     Refused(TokenRefused("expired")),
     Supplied(),
     ClockChanged(Anchor("b", 1.0, trusted=True)),
+    LinkChanged(Change.LOST, "eth0 lost its carrier", is_carried=False, is_kept=True, has_path=False),
+    Doubted("it slept"),
     Started(0, "s1"),
     Stopped(0),
     Failed(0, Unreachable("no")),
@@ -320,12 +325,13 @@ def test_every_phase_knows_what_it_does_with_new_audio() -> None:
     assert set(TRANSITIONS) == set(Phase)
     for phase, rows in TRANSITIONS.items():
         assert Supplied in rows, phase
-        assert ClockChanged in rows, phase
+        assert {ClockChanged, LinkChanged, Doubted} <= set(rows), phase
 
 
 def test_while_a_socket_is_open_the_server_may_say_anything() -> None:
     talk = {Hello, Pong, Ack, Pinged, Backpressure, Unknown, SocketClosed}
-    for phase in (Phase.GREETING, Phase.INITIALISING, Phase.STREAMING, Phase.STOPPING, Phase.TAKING_OVER):
+    phases = (Phase.GREETING, Phase.INITIALISING, Phase.STREAMING, Phase.HELD, Phase.MOVING, Phase.STOPPING)
+    for phase in (*phases, Phase.TAKING_OVER):
         assert talk <= set(TRANSITIONS[phase]), phase
 
 
@@ -380,6 +386,7 @@ def test_timers_that_are_due_together_act_one_by_one() -> None:
 def test_every_timer_has_its_row() -> None:
     assert {timer.name for timer in TIMERS} == {
         "CONNECT", "SETTLE", "POLL", "PAUSE", "FLUSH", "STOP", "BARRIER", "STALL", "HEARTBEAT", "PROOF", "HTTP_DEAD",
+        "RETURN", "MOVE",
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from edge.cli.demo_source import ReadCounter
 from edge.cli.demo_stage import RING_S, withholding
 from edge.cli.demo_story import Actor, Event, Story
 from edge.core.packet import HEADER_BYTES, AudioFormat, decode_header, encode_header
-from edge.runtime.uplink import Happening
+from edge.runtime.happening import Happening
 
 AUDIO = AudioFormat(16000, 1)
 

@@ -20,7 +20,7 @@ from edge.core.timebase import Anchor
 from edge.receiver import recovery
 from edge.receiver.config import ReceiverConfig
 from edge.receiver.server import Receiver
-from edge.runtime.uplink import Happening
+from edge.runtime.happening import Happening
 
 TOKEN = "t0ken"
 BOUND_S = 30.0
@@ -37,6 +37,9 @@ class Clock:
 
     def read(self) -> Anchor:
         return self.anchor
+
+    def slept_s(self) -> float:
+        return 0.0
 
     def synchronise(self) -> None:
         self.anchor = Anchor(self._boot_id, UTC_MINUS_BOOT_S, trusted=True)

@@ -97,7 +97,9 @@ class Child:
         env: Mapping[str, str] | None = None,
         logs: Path | None = None,
         cwd: Path | None = None,
+        listens: bool = False,
     ) -> None:
+        """`listens`: it reads what is `write`n to it; otherwise its stdin is empty."""
         self.name = name
         self.command = list(command)
         self.stdout: list[str] = []
@@ -105,6 +107,7 @@ class Child:
         self._env = dict(os.environ if env is None else env)
         self._logs = logs
         self._cwd = cwd
+        self._listens = listens
         self._process: asyncio.subprocess.Process | None = None
         self._news = asyncio.Condition()
         self._readers: list[asyncio.Task[None]] = []
@@ -139,7 +142,7 @@ class Child:
         self._process = await asyncio.create_subprocess_exec(
             *prefix,
             *self.command,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE if self._listens else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=self._env,
@@ -173,11 +176,22 @@ class Child:
             await asyncio.gather(*self._readers)
             self._readers = []
 
+    def write(self, text: str) -> None:
+        """To its stdin, at once."""
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(text.encode())
+
     async def wait_line(self, wanted: Callable[[str], bool], timeout_s: float, skip: int = 0) -> str:
         """The first line of stdout, from line `skip` on, for which `wanted` is true; raises ChildError."""
+        return await self._line(self.stdout, wanted, timeout_s, skip)
 
+    async def wait_error(self, wanted: Callable[[str], bool], timeout_s: float, skip: int = 0) -> str:
+        """The same of stderr."""
+        return await self._line(self.stderr, wanted, timeout_s, skip)
+
+    async def _line(self, lines: list[str], wanted: Callable[[str], bool], timeout_s: float, skip: int) -> str:
         def found() -> str | None:
-            return next((line for line in self.stdout[skip:] if wanted(line)), None)
+            return next((line for line in lines[skip:] if wanted(line)), None)
 
         def settled() -> bool:
             return found() is not None or all(reader.done() for reader in self._readers)

@@ -20,10 +20,12 @@ from edge.core.policy import Policy
 from edge.core.ring import Ring
 from edge.core.timebase import Anchor, Timebase
 from edge.errors import EdgeError, ServerRefused, StartRefused, Unreachable
+from edge.runtime.attempts import RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
+from edge.runtime.happening import Happening
 from edge.runtime.ports import Block, Closed, JsonObject, SessionStatus, Socket, SourceInfo
 from edge.runtime.recording import Recording, packets_in_ring
-from edge.runtime.uplink import Happening, RetryPolicy, Uplink
+from edge.runtime.uplink import Uplink
 
 MONO = AudioFormat(16000, 1)
 PACKET = 1600
@@ -85,10 +87,14 @@ class FakeClock:
     def __init__(self, utc_minus_boot_s: float = 1.7e9, *, trusted: bool = True) -> None:
         self.anchor = Anchor("boot", utc_minus_boot_s, trusted)
         self.reads = 0
+        self.slept = 0.0
 
     def read(self) -> Anchor:
         self.reads += 1
         return self.anchor
+
+    def slept_s(self) -> float:
+        return self.slept
 
     def set(self, utc_minus_boot_s: float, *, trusted: bool) -> Anchor:
         self.anchor = Anchor(self.anchor.boot_id, utc_minus_boot_s, trusted)

@@ -13,7 +13,7 @@ import pytest
 import edge
 from edge.core.timebase import Anchor, Timebase
 from edge.runtime.clockwatch import INTERVAL_S, ClockWatch
-from edge.runtime.uplink import Happening
+from edge.runtime.happening import Happening
 from tests.runtime.fakes import FakeClock, joined, simulate
 
 

@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from edge.core.policy import Policy
+from edge.runtime.attempts import PROBE_S, RetryPolicy
 from edge.runtime.courier import Courier
+from edge.runtime.happening import Happening
 from edge.runtime.ports import JsonObject
-from edge.runtime.uplink import PROBE_S, Happening, RetryPolicy, Uplink
+from edge.runtime.uplink import Uplink
 from tests.runtime.fakes import MONO, PACKET, FakeServer, FakeSocket, Feed, joined, now, simulate
 
 AGENT: JsonObject = {"agent": "a", "event": "e"}

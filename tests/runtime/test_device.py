@@ -12,11 +12,13 @@ import pytest
 from edge.core.policy import Policy
 from edge.errors import ConfigError, InternalError, MicrophoneError, UnreadableError
 from edge.runtime import capture
+from edge.runtime.attempts import PROBE_S, RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.courier import AFTER_BUG_S
 from edge.runtime.device import Device
+from edge.runtime.happening import Happening
 from edge.runtime.recording import Recording
-from edge.runtime.uplink import PROBE_S, Happening, RetryPolicy, Uplink
+from edge.runtime.uplink import Uplink
 from tests.runtime.fakes import MONO, PACKET, FakeClock, FakeServer, FakeSocket, FedSource, Feed, joined, now, simulate
 
 BOUND_S = 10.0

@@ -10,9 +10,10 @@ import tracemalloc
 from edge.adapters.wav import ToneSource
 from edge.core.packet import decode_header
 from edge.core.policy import Policy
+from edge.runtime.attempts import RetryPolicy
 from edge.runtime.device import Device
 from edge.runtime.ports import Block, JsonObject, SourceInfo
-from edge.runtime.uplink import RetryPolicy, Uplink, boot_clock
+from edge.runtime.uplink import Uplink, boot_clock
 from tests.runtime.fakes import MONO, PACKET, FakeServer, FakeSocket, joined, watch
 
 LEG_FRAMES = 1_000_000

@@ -10,8 +10,8 @@ from edge.core.session import State
 from edge.runtime import device
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
+from edge.runtime.happening import Happening
 from edge.runtime.noserver import NoServer
-from edge.runtime.uplink import Happening
 from tests.runtime.fakes import MONO, PACKET, FakeClock, FedSource, joined, simulate
 
 

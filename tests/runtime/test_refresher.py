@@ -13,10 +13,11 @@ import pytest
 from edge.core.session import State
 from edge.core.token import Token
 from edge.errors import ConfigError, EdgeError, ServerRefused, TokenRefused, Unreachable
+from edge.runtime.attempts import PROBE_S, RetryPolicy
 from edge.runtime.fresh import FreshServer
 from edge.runtime.ports import JsonObject, SessionStatus, Socket
 from edge.runtime.refresher import Refresher
-from edge.runtime.uplink import PROBE_S, RetryPolicy, Uplink
+from edge.runtime.uplink import Uplink
 from tests.runtime.fakes import PACKET, FakeServer, FakeSocket, Feed, Line, joined, now, simulate
 
 REFUSED = TokenRefused("the server refused the token (401)")

@@ -13,9 +13,9 @@ from edge.core.packet import decode_header
 from edge.core.ring import Ring
 from edge.core.session import State
 from edge.errors import EdgeError, InternalError, NameFailure, ServerRefused, Unreachable
+from edge.runtime.attempts import NAME_DELAY_S, PROBE_S, RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.ports import JsonObject
-from edge.runtime.uplink import NAME_DELAY_S, PROBE_S, RetryPolicy
 from tests.runtime.fakes import PACKET, FakeClock, FakeServer, FakeSocket, Feed, Line, joined, now, simulate, wire
 
 

@@ -41,6 +41,7 @@ UNIT = [
     "packet",
     "timebase",
     "cuts",
+    "link",
 ]
 SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,

@@ -26,8 +26,9 @@ GROUPS: dict[str, tuple[Phase, ...]] = {
         Phase.OPENING,
         Phase.GREETING,
         Phase.INITIALISING,
+        Phase.HELD,
     ),
-    "connected": (Phase.STREAMING, Phase.STOPPING),
+    "connected": (Phase.STREAMING, Phase.MOVING, Phase.STOPPING),
     "failed": (Phase.FAILED,),
 }
 

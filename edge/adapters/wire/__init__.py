@@ -3,6 +3,6 @@ them fails. Nothing here knows what is said over the connection."""
 
 from edge.adapters.wire.connector import Connector
 from edge.adapters.wire.tls import TlsFiles
-from edge.adapters.wire.trouble import is_page, portal
+from edge.adapters.wire.trouble import stranger
 
-__all__ = ["Connector", "TlsFiles", "is_page", "portal"]
+__all__ = ["Connector", "TlsFiles", "stranger"]

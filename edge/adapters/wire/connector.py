@@ -24,7 +24,8 @@ class Connector:
     """Makes the connections to `base_url`, http(s)://host[:port]; whoever uses them speaks TLS by `tls_options`.
 
     `proxy` is the setting connection.proxy. `on_resolved` gets the addresses that an attempt leads to, the proxy's
-    where there is one. Raises ConfigError for a proxy or TLS files that cannot be used.
+    where there is one; `bound_to` says the interface that a socket has to be bound to, "" for none. Raises ConfigError
+    for a proxy or TLS files that cannot be used.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Connector:
         proxy: str = "",
         files: TlsFiles | None = None,
         on_resolved: Callable[[Sequence[str]], None] = lambda addresses: None,
+        bound_to: Callable[[], str] = lambda: "",
     ) -> None:
         parts = urlsplit(base_url)
         self._host = (parts.hostname or "").replace("%25", "%")  # an IPv6 zone, as RFC 6874 writes it
@@ -44,6 +46,7 @@ class Connector:
         self._is_pinned = bool(files and files.ca)
         self._tls = context(files or TlsFiles()) if parts.scheme == "https" else None
         self.on_resolved = on_resolved
+        self.bound_to = bound_to
 
     @property
     def tls_options(self) -> dict[str, Any]:
@@ -57,7 +60,7 @@ class Connector:
         self.on_resolved([str(address[4][0]) for address in addresses])
         try:
             async with asyncio.timeout_at(deadline):
-                sock = await tcp.connect(addresses)
+                sock = await tcp.connect(addresses, self.bound_to())
                 try:
                     if self._proxy is not None:
                         await tunnel(sock, self._proxy, self._host, self._port)

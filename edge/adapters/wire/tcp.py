@@ -32,13 +32,22 @@ _OPTIONS = (
 )
 
 
-async def connect(addresses: Sequence[Address]) -> socket.socket:
-    """The first connection that succeeds; the others are given up. Raises OSError.
+async def connect(addresses: Sequence[Address], interface: str = "") -> socket.socket:
+    """The first connection that succeeds, out of `interface` where one is named; the others are given up. Raises
+    OSError.
 
     An address that does not answer delays the next one by `EYEBALLS_DELAY_S`, not by its time-out.
     """
+
+    def make(address: Address) -> socket.socket:
+        made = _socket(address)
+        if interface:
+            with contextlib.suppress(OSError):  # gone meanwhile, or not allowed: then the kernel's choice has to do
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
+        return made
+
     try:
-        return await start_connection(addresses, happy_eyeballs_delay=EYEBALLS_DELAY_S, socket_factory=_socket)
+        return await start_connection(addresses, happy_eyeballs_delay=EYEBALLS_DELAY_S, socket_factory=make)
     except OSError as error:
         numbers = re.findall(r"\[Errno (\d+)\]", str(error))
         if error.errno or not numbers:

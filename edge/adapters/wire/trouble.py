@@ -19,6 +19,7 @@ from edge.errors import (
 
 _KEPT = "audio is kept"
 _TRUST = "update-ca-certificates, SSL_CERT_FILE or server.ca_file makes this machine trust it"
+_CLIENT = "where it demands a client certificate, server.client_cert and server.client_key are it"
 _PINNED = "server.ca_file names the only ones that are trusted"
 # OpenSSL's X509_V_ERR_...
 _NOT_YET_VALID, _EXPIRED, _OTHER_NAMES = 9, 10, (62, 64)
@@ -56,7 +57,7 @@ def _distrusted(error: ssl.SSLCertVerificationError, host: str, is_pinned: bool)
     certificate = shown(error)
     if error.verify_code in _OTHER_NAMES or (certificate is not None and not certificate.is_for(host)):
         names = ", ".join(certificate.names[:3]) if certificate else ""
-        return portal(f"a certificate for {_printable(names) or 'another name'}, not for {host}")
+        return _portal(f"a certificate for {_printable(names) or 'another name'}, not for {host}")
     now = time.time()
     if error.verify_code == _NOT_YET_VALID:
         begins = f"not valid before {_date(certificate.not_before)}" if certificate else "not valid yet"
@@ -89,13 +90,22 @@ def _refused(error: ssl.SSLError) -> Unreachable:
     what = reason.replace("_", " ").lower()
     if "ALERT" not in reason:
         return TlsRefused(f"TLS with the server failed ({what})", _KEPT, "check server.url")
-    remedy = "where it demands a client certificate, server.client_cert and server.client_key are it"
-    remedy = remedy if reason.endswith((*_CERTIFICATE_WANTED, "UNKNOWN_CA", "CERTIFICATE_EXPIRED")) else "ask its owner"
-    return TlsRefused(f"the server refused TLS ({what})", _KEPT, remedy)
+    is_wanted = reason.endswith((*_CERTIFICATE_WANTED, "UNKNOWN_CA", "CERTIFICATE_EXPIRED"))
+    return TlsRefused(f"the server refused TLS ({what})", _KEPT, _CLIENT if is_wanted else "ask its owner")
 
 
-def portal(what: str) -> CaptivePortal:
-    """Something else answered; `what` says how that is known."""
+def stranger(code: int, content_type: str, location: str, body: bytes, *, is_plain: bool) -> Unreachable | None:
+    """Who answered, where it was not the server: over plain HTTP a captive portal with a page for people; behind TLS
+    a gateway that wants a client certificate (nginx)."""
+    if is_plain:
+        page = _page(code, content_type, location, body)
+        return _portal(page) if page else None
+    if code == 400 and b"SSL certificate" in body:
+        return TlsRefused("the server wants another client certificate, or one at all", _KEPT, _CLIENT)
+    return None
+
+
+def _portal(what: str) -> CaptivePortal:
     return CaptivePortal(
         f"something on the way answers in the server's place ({what})",
         _KEPT,
@@ -103,8 +113,8 @@ def portal(what: str) -> CaptivePortal:
     )
 
 
-def is_page(code: int, content_type: str, location: str, body: bytes = b"") -> str:
-    """What of an answer over plain HTTP shows that it is a page for people and no server's; "" where nothing does."""
+def _page(code: int, content_type: str, location: str, body: bytes) -> str:
+    """What shows that it is a page for people and no server's answer; "" where nothing does."""
     if 300 <= code < 400:
         try:
             host = urlsplit(location).hostname or ""

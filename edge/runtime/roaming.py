@@ -1,0 +1,104 @@
+"""Follows the link: what each new snapshot means is decided by the pure diff, and said once with its reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from edge.core.link import Change, LinkDelta, LinkSnapshot, link_delta
+from edge.runtime.happening import Happening
+from edge.runtime.ports import LinkWatch
+
+SETTLE_S = 1.0  # a better path has to last for so long before it is moved to
+MOST_SETTLE_S = 60.0  # one that comes and goes, for so long
+CALM_S = 300.0  # since the last one that went again: then it is trusted as in the beginning
+
+
+class Roaming:
+    """Tells `on_change` what becomes of the way to the server, and where the link stands then. `used` says the source
+    address of the connection that there is, "" if none."""
+
+    def __init__(
+        self,
+        watch: LinkWatch,
+        on_change: Callable[[LinkDelta, LinkSnapshot], None],
+        used: Callable[[], str],
+        tell: Callable[[Happening], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.current: LinkSnapshot | None = None
+        self._watch = watch
+        self._on_change = on_change
+        self._used = used
+        self._tell = tell
+        self._clock = clock
+        self._acted: LinkSnapshot | None = None
+        self._settling: asyncio.TimerHandle | None = None
+        self._settle_s = SETTLE_S
+        self._flapped_at = clock()
+
+    def aim(self, addresses: Sequence[str]) -> None:
+        """The server's addresses, as they were just resolved."""
+        self._watch.aim(addresses)
+
+    @property
+    def forced_interface(self) -> str:
+        """What a new socket has to be bound to; "" where the kernel finds the way by itself."""
+        path = self.current.path if self.current is not None else None
+        return path.interface if path is not None and path.is_forced else ""
+
+    async def run(self) -> None:
+        """Watch until cancelled. The connection works without it, only slower."""
+        try:
+            async for snapshot in self._watch.snapshots():
+                self._look(snapshot)
+        except Exception as error:  # noqa: BLE001  (whatever the kernel says, audio goes on)
+            why = f"{type(error).__name__}: the connection is kept by time-outs alone"
+            self._tell(Happening("warning", f"the network is not watched any more ({why})"))
+        finally:
+            self._settled()
+            await self._watch.close()
+
+    def _look(self, snapshot: LinkSnapshot) -> None:
+        self.current = snapshot
+        if self._acted is None:
+            self._acted = snapshot  # what was there before anything began is no change
+            return
+        used = self._used()
+        is_lost = bool(used) and self._acted.carries(used) and not snapshot.carries(used)
+        if snapshot.aim != self._acted.aim and not is_lost:
+            self._settled()
+            self._acted = snapshot  # it leads to another address of the server, which is no news of the link
+            return
+        delta = link_delta(self._acted, snapshot, used)
+        if delta.change is Change.BETTER:
+            if self._settling is None:
+                self._settling = asyncio.get_running_loop().call_later(self._wait_s(), self._move)
+            return
+        if self._settling is not None and delta.change is Change.IRRELEVANT:
+            self._settle_s = min(2 * self._settle_s, MOST_SETTLE_S)  # it went again
+            self._flapped_at = self._clock()
+        self._act(delta, snapshot)
+
+    def _wait_s(self) -> float:
+        if self._clock() - self._flapped_at > CALM_S:
+            self._settle_s = SETTLE_S
+        return self._settle_s
+
+    def _move(self) -> None:
+        """A better path has lasted."""
+        assert self._acted is not None
+        assert self.current is not None
+        self._act(link_delta(self._acted, self.current, self._used()), self.current)
+
+    def _act(self, delta: LinkDelta, snapshot: LinkSnapshot) -> None:
+        self._settled()
+        self._acted = snapshot
+        if delta.change is not Change.IRRELEVANT:
+            self._tell(Happening("link", f"network: {delta.reason}", {"change": delta.change.value}))
+            self._on_change(delta, snapshot)
+
+    def _settled(self) -> None:
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
