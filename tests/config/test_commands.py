@@ -283,6 +283,26 @@ def test_a_token_that_only_the_service_may_read_is_a_note(
     assert "note: the token file" in capsys.readouterr().err
 
 
+def test_check_config_looks_at_the_tls_files_and_the_proxy_too(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "edge.toml"
+    path.write_text('[server]\nurl = "https://host"\nca_file = "ca.pem"\n')
+    assert main(["check-config", str(path)]) == 2
+    assert "server.ca_file cannot be used: No such file or directory" in capsys.readouterr().err
+    path.write_text('[server]\nurl = "https://host"\n[connection]\nproxy = "environment"\n')
+    monkeypatch.setenv("https_proxy", "socks5://me:hunter2@proxy:1080")
+    assert main(["check-config", str(path)]) == 2
+    captured = capsys.readouterr()
+    assert "names no proxy of the kind http://HOST:PORT" in captured.err
+    assert "hunter2" not in captured.out + captured.err
+    path.write_text('[server]\nurl = "https://host"\n[connection]\nproxy = "http://me:hunter2@proxy:3128"\n')
+    assert main(["check-config", str(path)]) == 0
+    captured = capsys.readouterr()
+    assert 'proxy = "http://***"' in captured.out
+    assert "hunter2" not in captured.out + captured.err
+
+
 def test_check_config_without_a_file_shows_the_defaults(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

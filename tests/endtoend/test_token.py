@@ -17,7 +17,7 @@ from edge import app, config
 from edge.adapters import provenance
 from edge.adapters.state import StateDirectory
 from edge.receiver.config import StrictConfig, Timing
-from edge.runtime.uplink import Happening
+from edge.runtime.happening import Happening
 from tests.campaign.test_secrets import CHATTY, places
 from tests.client.receiver import ThreadedReceiver, wav
 from tests.rig.process import Child

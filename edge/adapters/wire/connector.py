@@ -17,7 +17,8 @@ from edge.adapters.wire.tls import TlsFiles, context, peer_name
 from edge.adapters.wire.trouble import unreachable
 from edge.errors import EdgeError
 
-_NAME_SHARE = 0.5  # of an attempt's time; a name service that is late serves the next attempt
+# For the name: half of an attempt's time, and no more than this. A name service that is late serves the next attempt.
+_NAME_S = 5.0
 
 
 class Connector:
@@ -56,7 +57,7 @@ class Connector:
     async def connect(self, timeout_s: float) -> socket.socket:
         """A TCP connection that leads to the server, non-blocking; TLS comes next. Raises Unreachable."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        addresses = await self._resolver.addresses(_NAME_SHARE * timeout_s)
+        addresses = await self._resolver.addresses(min(timeout_s / 2, _NAME_S))
         self.on_resolved([str(address[4][0]) for address in addresses])
         try:
             async with asyncio.timeout_at(deadline):
