@@ -63,7 +63,11 @@ def private(path: Path, text: str) -> Path:
     return fresh.replace(path)
 
 
-@pytest.fixture(params=[False, True], ids=["acks", "strict"])
+BOTH = pytest.mark.parametrize("receiver", [False, True], ids=["acks", "strict"], indirect=True)
+ACKS = pytest.mark.parametrize("receiver", [False], ids=["acks"], indirect=True)
+
+
+@pytest.fixture
 def receiver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ThreadedReceiver]:
     strict = StrictConfig(transcribe=(0.0, 0.2)) if request.param else None
     with ThreadedReceiver(tmp_path / "received", FIRST, strict=strict, timing=Timing.for_grace(20.0)) as made:
@@ -148,6 +152,7 @@ def assert_heard(receiver: ThreadedReceiver, recording: str, samples: bytes) -> 
         assert wav(receiver.out, recording) == (samples, 16000, 1)
 
 
+@BOTH
 async def test_a_refreshed_token_that_expires_twice_costs_no_frame(
     tmp_path: Path, receiver: ThreadedReceiver, supabase: Supabase
 ) -> None:
@@ -173,6 +178,7 @@ async def test_a_refreshed_token_that_expires_twice_costs_no_frame(
     assert (tmp_path / "state" / "refresh-token").stat().st_mode & 0o777 == 0o600
 
 
+@ACKS
 async def test_a_refreshed_token_is_replaced_before_its_end_and_the_connection_stays(
     tmp_path: Path, receiver: ThreadedReceiver, supabase: Supabase
 ) -> None:
@@ -192,6 +198,7 @@ async def test_a_refreshed_token_is_replaced_before_its_end_and_the_connection_s
         recorder.assert_hides(KEY, expired, *supabase.granted, *supabase.refresh_tokens)
 
 
+@ACKS
 async def test_an_endpoint_that_is_away_costs_no_frame_and_is_no_refusal(
     tmp_path: Path, receiver: ThreadedReceiver, supabase: Supabase
 ) -> None:
@@ -214,6 +221,7 @@ async def test_an_endpoint_that_is_away_costs_no_frame_and_is_no_refusal(
     assert_heard(receiver, recording, samples)
 
 
+@BOTH
 async def test_a_file_that_somebody_renews_late_is_noticed_at_once(tmp_path: Path, receiver: ThreadedReceiver) -> None:
     source, samples = noise(tmp_path)
     second = "the-second-token-of-this-test"
@@ -230,6 +238,7 @@ async def test_a_file_that_somebody_renews_late_is_noticed_at_once(tmp_path: Pat
     assert_heard(receiver, recording, samples)
 
 
+@ACKS
 async def test_a_program_is_asked_again_when_its_token_is_refused(
     tmp_path: Path, receiver: ThreadedReceiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +287,7 @@ async def test_a_program_is_asked_again_when_its_token_is_refused(
     assert_heard(receiver, recording.recording_id, samples)
 
 
+@ACKS
 @pytest.mark.parametrize("away_s", [5.0, 15.0])
 async def test_a_recorder_that_is_killed_between_answer_and_card(
     tmp_path: Path, receiver: ThreadedReceiver, supabase: Supabase, away_s: float
