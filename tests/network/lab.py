@@ -51,6 +51,11 @@ fib saddr . iif oif 0 drop
 _NO_DEAD_WAYS = {f"ipv{version}/conf/{which}/{_LINKDOWN}": "1" for version in (4, 6) for which in ("all", "default")}
 
 
+def _mac(bridge: str) -> str:
+    """The hardware address of the router in that network."""
+    return f"02:07:00:00:00:{list(_NETWORKS).index(bridge):02x}"
+
+
 @dataclass(frozen=True, slots=True)
 class Uplink:
     """One of the device's interfaces: its numbers at both ends, where it is, and its host number there."""
@@ -124,7 +129,7 @@ class Lab:
             "link set lan up", *_at("lan", 0, 1),
         ]  # fmt: skip
         for name, network in _NETWORKS.items():
-            router.append(f"link add name {name} type bridge stp_state 0 forward_delay 0")
+            router.append(f"link add name {name} address {_mac(name)} type bridge stp_state 0 forward_delay 0")
             # Something else is always plugged in: the router's own address and carrier stay when the device goes.
             # Behind home that is home2.
             router.append(f"link add name {name}-a type veth peer name {name}-b\nlink set {name}-a master {name} up")
@@ -141,6 +146,11 @@ class Lab:
             device += [f"link set {name} up", *_at(name, uplink.network, uplink.host)]
             for gateway in uplink.gateways:
                 device.append(f"route add default via {gateway} dev {name} metric {METRICS[name]} proto static")
+            # For minutes IPv6 avoids a gateway that did not answer while the cable was out, if no other sign of life
+            # comes; a real router advertises itself as soon as the carrier is there.
+            for bridge in (_BRIDGES[name], *((CAFE,) if name == "wlan0" else ())):
+                gateway = f"fd07:{_NETWORKS[bridge]}::1"
+                device.append(f"neigh replace {gateway} lladdr {_mac(bridge)} dev {name} nud permanent")
         netns.ip(self.router, "\n".join(router) + "\n")
         netns.ip(self.device, "\n".join(device) + "\n")
         far = [
