@@ -1,4 +1,4 @@
-"""The clients that people use today, beside the recorder, through the same events: `python -m tests.bench.network.peers`.
+"""The clients of today beside the recorder, through the same events: `python -m tests.bench.network.peers`.
 
 For each scenario all of them start anew, in one device, towards one server (with acks; they use none). Reported is how
 long after the event the first packet of each arrived again, and how much of its audio is not at the server WINDOW_S
@@ -71,7 +71,7 @@ def programs() -> tuple[dict[str, list[str]], dict[str, str]]:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(python)]
     no_pip = _install([*pip, *(f"{name}=={version}" for name, version in PIP.items())], folder / "pip-is-done")
     script = str(CLIENTS / "reconnecting.mjs")
-    found = {"websockets, async for": [sys.executable, str(CLIENTS / "idiom.py")]}
+    found = {"websockets, async for": ["env", f"PYTHONPATH={ROOT}", sys.executable, str(CLIENTS / "idiom.py")]}
     missing = {}
     for name in ("partysocket", "reconnecting-websocket"):
         if no_node:
@@ -81,7 +81,7 @@ def programs() -> tuple[dict[str, list[str]], dict[str, str]]:
     if no_pip:
         missing["websocket-client"] = no_pip
     else:
-        found["websocket-client"] = ["env", f"PYTHONPATH={python}", sys.executable, str(CLIENTS / "threaded.py")]
+        found["websocket-client"] = ["env", f"PYTHONPATH={ROOT}:{python}", sys.executable, str(CLIENTS / "threaded.py")]
     return found, missing
 
 
@@ -97,7 +97,8 @@ async def _cable(site: Site) -> Moment:
     for name in site.lab.uplinks:
         site.lab.pull(name)
     await asyncio.sleep(5.0)
-    return [site.lab.plug(name) for name in site.lab.uplinks][0]
+    back = [site.lab.plug(name) for name in site.lab.uplinks]
+    return Moment(back[0].at, back[-1].done_at)
 
 
 async def _other(site: Site) -> Moment:

@@ -26,6 +26,7 @@ def draw(rows: Sequence[Row], results: Mapping[str, Mapping[str, Figures]], path
     """Write it as PNG."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
 
     dice = random.Random(0)
     figure, axes = plt.subplots(figsize=(11.5, 1.8 + 0.72 * len(rows)), dpi=130)
@@ -62,8 +63,8 @@ def draw(rows: Sequence[Row], results: Mapping[str, Mapping[str, Figures]], path
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     shown = [who for who in _LABELS if any(who in figures for figures in results.values())]
-    handles = [plt.Line2D([], [], color=_COLORS[who], marker="o", linewidth=0, label=_LABELS[who]) for who in shown]
-    handles.append(plt.Line2D([], [], color=_WANTED, linestyle=(0, (4, 2)), label="wanted (p95 of the recorder)"))
+    handles = [Line2D([], [], color=_COLORS[who], marker="o", linewidth=0, label=_LABELS[who]) for who in shown]
+    handles.append(Line2D([], [], color=_WANTED, linestyle=(0, (4, 2)), label="wanted (p95 of the recorder)"))
     axes.set_title("From the kernel's event to audio handled again", loc="left", fontsize=14, pad=34, weight="bold")
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, fontsize=9.5,
                 handletextpad=0.4, columnspacing=1.6, borderaxespad=0.3)  # fmt: skip

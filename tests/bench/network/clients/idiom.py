@@ -10,9 +10,10 @@ import json
 import sys
 import time
 
-from audio import INIT, PACKET_S, packet
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+
+from tests.bench.network.clients.audio import INIT, PACKET_S, packet
 
 
 async def capture(queue: asyncio.Queue[bytes]) -> None:

@@ -6,14 +6,16 @@ python threaded.py URL
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import sys
 import threading
 import time
 from typing import Any
 
-import websocket
-from audio import INIT, PACKET_S, packet
+from tests.bench.network.clients.audio import INIT, PACKET_S, packet
+
+websocket: Any = importlib.import_module("websocket")  # no dependency of ours
 
 
 def opened(app: Any) -> None:
