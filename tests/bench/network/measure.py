@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.bench.network.rows import Row
 from tests.campaign.stage import ROOT
-from tests.network.lab import SERVER4, SERVER_NAME, Lab
+from tests.network.lab import SERVER4, SERVER6, SERVER_NAME, Lab
 from tests.network.netns import command_in
 from tests.network.rtnetlink import Moment
 from tests.network.site import PORT, Plan, Site
@@ -67,11 +67,9 @@ async def floor(row: Row, folder: Path, runs: int) -> Figures:
         lab.withdraw_default(*row.without)
         async with Site(lab, folder) as site:
             program = str(Path(__file__).with_name("floor.py"))
-            # By IPv4: IPv6 asks for its neighbour before the queue of a link that just came up takes anything, in half
-            # of the runs, and asks again 80 to 240 ms later.
-            arguments = [SERVER4, str(PORT), site.token]
+            arguments = [SERVER6, str(PORT), site.token]
             if row.resolves:
-                arguments += [SERVER4, SERVER_NAME]
+                arguments += [SERVER4, SERVER6, SERVER_NAME]
             async with Talker("floor", command_in(lab.device, [sys.executable, "-S", program, *arguments])) as child:
                 sessions = {await child.wait_line(bool, _BOUND_S)}
                 await child.tell("go")

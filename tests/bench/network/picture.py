@@ -57,7 +57,7 @@ def draw(rows: Sequence[Row], results: Mapping[str, Mapping[str, Figures]], path
     axes.minorticks_off()
     axes.grid(axis="x", color="#dfe2e6", linewidth=0.8, zorder=1)
     axes.set_ylim(-len(rows) + 0.45, 0.55)
-    labels = [f"{row.title}\n{'wanted: ' + str(row.wanted) if row.wanted else 'reported'}" for row in rows]
+    labels = [f"{row.title}\n{_wanted(row)}" for row in rows]
     axes.set_yticks([-float(number) for number in range(len(rows))], labels, fontsize=9.5)
     axes.tick_params(length=0)
     for side in ("top", "right", "left"):
@@ -73,6 +73,10 @@ def draw(rows: Sequence[Row], results: Mapping[str, Mapping[str, Figures]], path
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
+
+
+def _wanted(row: Row) -> str:
+    return f"wanted: {row.wanted}".replace("<=", "≤") if row.wanted else "reported"
 
 
 def _text(seconds: float) -> str:
