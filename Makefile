@@ -57,6 +57,12 @@ bench-cpu: env
 bench-link: env
 	@$(PY) -m tests.bench.link
 
+## make bench-network from a link's event to audio handled again, beside a floor and the clients of today, as root
+.PHONY: bench-network
+bench-network: env
+	@tests/tools/debian iproute2 nftables nodejs npm
+	@$(PY) -m tests.bench.network
+
 ## make campaign      random faults against the strict server
 .PHONY: campaign
 campaign: env

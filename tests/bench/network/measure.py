@@ -69,7 +69,7 @@ async def floor(row: Row, folder: Path, runs: int) -> Figures:
             program = str(Path(__file__).with_name("floor.py"))
             arguments = [SERVER6, str(PORT), site.token]
             if row.resolves:
-                arguments += [SERVER4, SERVER_NAME]
+                arguments += [SERVER4, SERVER6, SERVER_NAME]
             async with Talker("floor", command_in(lab.device, [sys.executable, "-S", program, *arguments])) as child:
                 sessions = {await child.wait_line(bool, _BOUND_S)}
                 await child.tell("go")
@@ -135,8 +135,9 @@ class Talker(Child):
 async def _steady(row: Row, site: Site) -> None:
     """Audio is handled again by the way of every day, for a while; and no two runs lie alike in anybody's rhythm."""
     await site.handled(time.monotonic(), row.home, _BOUND_S)
-    await asyncio.sleep(_STEADY_S + random.uniform(0.0, 0.5))
+    await asyncio.sleep(_STEADY_S)
     await site.handled(time.monotonic(), row.home, _BOUND_S)
+    await asyncio.sleep(random.uniform(0.0, 0.5))  # else every event would come at the end of a packet
 
 
 async def _noticed(site: Site, event: Moment, said: int) -> float:
