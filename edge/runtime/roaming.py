@@ -44,10 +44,15 @@ class Roaming:
         self._watch.aim(addresses)
 
     @property
-    def forced_interface(self) -> str:
-        """What a new socket has to be bound to; "" where the kernel finds the way by itself."""
-        path = self.current.path if self.current is not None else None
-        return path.interface if path is not None and path.is_forced else ""
+    def interface(self) -> str:
+        """What a new socket is to be bound to, so that it stays on its path when there is a better one: else the kernel
+        sends it out of the other interface, with a source address that nobody takes there. "" where nothing is
+        known, or nothing leaves the machine."""
+        state = self.current
+        if state is None or state.path is None:
+            return ""
+        kinds = {interface.name: interface.kind for interface in state.interfaces}
+        return "" if kinds.get(state.path.interface) == "loopback" else state.path.interface
 
     async def run(self) -> None:
         """Watch until cancelled. The connection works without it, only slower."""
