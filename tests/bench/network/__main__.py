@@ -53,6 +53,8 @@ def verdict(row: Row, figures: dict[str, Figures]) -> str:
         return "FAILED: not measured"
     if row.wanted is None:
         return "reported"
+    if FLOOR in figures and not figures[FLOOR].seconds:
+        return "FAILED: no floor"
     limit = row.wanted.limit(figures[FLOOR].median if FLOOR in figures else None)
     if row.is_strict and ours.takeovers:
         return f"FAILED: {ours.takeovers} takeovers"

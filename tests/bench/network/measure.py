@@ -69,7 +69,7 @@ async def floor(row: Row, folder: Path, runs: int) -> Figures:
             program = str(Path(__file__).with_name("floor.py"))
             arguments = [SERVER6, str(PORT), site.token]
             if row.resolves:
-                arguments += [SERVER4, SERVER6, SERVER_NAME]
+                arguments += [SERVER4, SERVER_NAME]
             async with Talker("floor", command_in(lab.device, [sys.executable, "-S", program, *arguments])) as child:
                 sessions = {await child.wait_line(bool, _BOUND_S)}
                 await child.tell("go")
@@ -113,8 +113,8 @@ async def recorder(row: Row, folder: Path, runs: int, *, link_watch: bool | None
                     await site.handled(event.done_at, row.way, _BOUND_S)
                     await asyncio.sleep(_STEADY_S if row.measure == "gap" else 0.0)
                     figures.seconds.append(_seconds(row, site, event, begun_at))
-                if row.is_strict:
-                    figures.proven.append(await _proven(row, site, event))
+                if row.is_strict and row.measure == "handled":
+                    figures.proven.append(await _proven(site, event))
                 await row.after(site, 0.0)
             figures.takeovers = site.takeovers
             with contextlib.suppress(TimeoutError):
@@ -150,7 +150,7 @@ async def _noticed(site: Site, event: Moment, said: int) -> float:
     return time.monotonic() - event.at
 
 
-async def _proven(row: Row, site: Site, event: Moment) -> float:
+async def _proven(site: Site, event: Moment) -> float:
     """Until a ping said `is_recording` on a socket that had audio handled after the event."""
 
     def at() -> float | None:
@@ -163,8 +163,6 @@ async def _proven(row: Row, site: Site, event: Moment) -> float:
         ]
         return min(times, default=None)
 
-    if row.measure == "noticed":
-        return math.nan
     await site.tap.wait(lambda: at() is not None, _BOUND_S)
     proven = at()
     assert proven is not None

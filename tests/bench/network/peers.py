@@ -189,12 +189,15 @@ def _begin_in(namespace: str, bare: Bare) -> None:
 
 
 def _arrived(site: Site, session: str, addresses: Collection[str] | None = None) -> list[tuple[float, int]]:
-    """When which packet of a session arrived. `addresses`: only from these. (The kernel goes on sending from one that
-    it has lost, and nobody can answer.)"""
+    """When which packet of a session arrived, on sockets that the server welcomed: after its restart it knows no old
+    session. `addresses`: only from these. (The kernel goes on sending from one that it has lost, and nobody can
+    answer.)"""
     return [
         (packet.at, packet.seq)
         for one in site.connections
-        if one.session == session and (addresses is None or site.tap.client_of(one) in addresses)
+        if one.session == session
+        and any(message.get("type") == "hello" for _, message in one.messages)
+        and (addresses is None or site.tap.client_of(one) in addresses)
         for packet in one.handed
     ]
 
