@@ -7,8 +7,8 @@ CUTS ?= 50
 SEEDS ?= 20
 BIN := .venv/bin
 PY := $(BIN)/python
-# What the tests need: ALSA without a sound card, and a wall clock that steps.
-TEST_PACKAGES := pulseaudio pulseaudio-utils libasound2-plugins alsa-utils flac faketime
+# What the tests need: ALSA without a sound card, a wall clock that steps, and sticks.
+TEST_PACKAGES := pulseaudio pulseaudio-utils libasound2-plugins alsa-utils flac faketime dosfstools ntfs-3g
 STAMP := .venv/.made-by-make-env
 EXTRAS := --extra receive --extra demo --extra alsa --group dev
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \

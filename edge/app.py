@@ -126,8 +126,7 @@ def build(
     tokens = Refresher(source, lambda kind, text: tell(Happening(kind, text)), boot_clock)
     has_server = bool(config.server.url)
     timeout_s = config.connection.connection_timeout
-    files = TlsFiles(config.server.ca_file, config.server.client_cert, config.server.client_key)
-    connector = Connector(config.server.url, proxy=config.connection.proxy, files=files)
+    connector = way_to_server(config)
     server = HttpServerApi(config.server.url, tokens.current, timeout_s, connector)
     dial = WebSocketDialer(config.server.url, tokens.current, state.device_id(), timeout_s, connector)
     fresh = FreshServer(server, tokens)
@@ -180,6 +179,12 @@ def build(
     steer(connector, device)
     assert device.store is not None
     return App(device, device.store, server, tokens, tell, config.connection.shutdown_drain, tuple(found))
+
+
+def way_to_server(config: Config) -> Connector:
+    """As configured. Raises ConfigError for a proxy or TLS files that cannot be used."""
+    files = TlsFiles(config.server.ca_file, config.server.client_cert, config.server.client_key)
+    return Connector(config.server.url, proxy=config.connection.proxy, files=files)
 
 
 def open_panel(config: Config, tell: Callable[[Happening], None]) -> Panel | None:

@@ -113,7 +113,7 @@ class Attempts:
             self._token = await self._tokens.ready()
         error = await self._try(session)
         if isinstance(error, TokenRefused) and self._tokens is not None:
-            error = await self._tokens.retried(self._token, error, lambda: self._try(session))
+            error = await self._tokens.retried(self._token, error, lambda: self._try(session, "there is a new token"))
         if isinstance(error, TokenRefused) and session.wants_attempt:
             self._feed(events.Refused(error))
         if error is not None:
@@ -132,9 +132,10 @@ class Attempts:
             self._why = await self._wake.sleep(spacing) or self._why
         self._is_spreading = False
 
-    async def _try(self, session: Session) -> EdgeError | None:
+    async def _try(self, session: Session, why: str = "") -> EdgeError | None:
         if not session.wants_attempt:  # the recording ended meanwhile, and nothing of it was left
             return None
+        self._why = why or self._why
         self._wake.forget()
         self._attempted_at = self._clock()
         over = self._over = asyncio.get_running_loop().create_future()

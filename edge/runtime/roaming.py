@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from edge.core.link import Change, LinkDelta, LinkSnapshot, link_delta
 from edge.runtime.happening import Happening
@@ -35,19 +37,18 @@ class Roaming:
         self._acted: LinkSnapshot | None = None
         self._settling: asyncio.TimerHandle | None = None
         self._settle_s = SETTLE_S
-        self._flapped_at = clock()
+        self._flapped_at = self._moved_at = -math.inf
 
     def aim(self, addresses: Sequence[str]) -> None:
         """The server's addresses, as they were just resolved."""
         self._watch.aim(addresses)
 
-    @property
-    def interface(self) -> str:
-        """What a new socket is to be bound to, so that it stays on its path when there is a better one: else the kernel
-        sends it out of the other interface, with a source address that nobody takes there. "" where nothing is
-        known, or nothing leaves the machine."""
+    def interface_to(self, addresses: Sequence[str]) -> str:
+        """What a new socket to one of `addresses` is to be bound to, so that it stays on its path when there is a
+        better one: else the kernel sends it out of the other interface, with a source address that nobody takes there.
+        "" where no path to them is known yet, or nothing leaves the machine."""
         state = self.current
-        if state is None or state.path is None:
+        if state is None or state.path is None or set(state.aim) != {one.partition("%")[0] for one in addresses}:
             return ""
         kinds = {interface.name: interface.kind for interface in state.interfaces}
         return "" if kinds.get(state.path.interface) == "loopback" else state.path.interface
@@ -62,6 +63,7 @@ class Roaming:
             self._tell(Happening("warning", f"the network is not watched any more ({why})"))
         finally:
             self._settled()
+            self.current = None  # from here on it says nothing of how things are
             await self._watch.close()
 
     def _look(self, snapshot: LinkSnapshot) -> None:
@@ -69,21 +71,34 @@ class Roaming:
         if self._acted is None:
             self._acted = snapshot  # what was there before anything began is no change
             return
-        used = self._used()
-        is_lost = bool(used) and self._acted.carries(used) and not snapshot.carries(used)
-        if snapshot.aim != self._acted.aim and not is_lost:
-            self._settled()
-            self._acted = snapshot  # it leads to another address of the server, which is no news of the link
+        acted, used = self._acted, self._used()
+        is_lost = bool(used) and acted.carries(used) and not snapshot.carries(used)
+        is_found = bool(acted.aim) and acted.path is None and snapshot.path is not None
+        if snapshot.aim != acted.aim and not is_lost and not is_found:
+            self._reaimed(acted, snapshot, used)
             return
-        delta = link_delta(self._acted, snapshot, used)
-        if delta.change is Change.BETTER:
+        delta = link_delta(acted, snapshot, used)
+        is_back = bool(used) and not acted.carries(used) and snapshot.carries(used)  # a held socket has little time
+        if delta.change is Change.BETTER and not is_back:
             if self._settling is None:
                 self._settling = asyncio.get_running_loop().call_later(self._wait_s(), self._move)
             return
         if self._settling is not None and delta.change is Change.IRRELEVANT:
-            self._settle_s = min(2 * self._settle_s, MOST_SETTLE_S)  # it went again
-            self._flapped_at = self._clock()
+            self._flapped()
         self._act(delta, snapshot)
+
+    def _reaimed(self, acted: LinkSnapshot, snapshot: LinkSnapshot, used: str) -> None:
+        """It leads to another address of the server, which is no news of the link. What settles goes on to."""
+        if self._settling is not None and link_delta(acted, snapshot, used).change is Change.BETTER:
+            self._acted = replace(acted, aim=snapshot.aim)
+            return
+        self._settled()
+        self._acted = snapshot
+
+    def _flapped(self) -> None:
+        """A better path went again."""
+        self._settle_s = min(2 * self._settle_s, MOST_SETTLE_S)
+        self._flapped_at = self._clock()
 
     def _wait_s(self) -> float:
         if self._clock() - self._flapped_at > CALM_S:
@@ -94,11 +109,18 @@ class Roaming:
         """A better path has lasted."""
         assert self._acted is not None
         assert self.current is not None
+        self._moved_at = self._clock()
         self._act(link_delta(self._acted, self.current, self._used()), self.current)
 
     def _act(self, delta: LinkDelta, snapshot: LinkSnapshot) -> None:
         self._settled()
+        before = self._acted.path if self._acted is not None else None
         self._acted = snapshot
+        is_gone = before is not None and (snapshot.path is None or snapshot.path.interface != before.interface)
+        if delta.change in (Change.LOST, Change.MOVED) and is_gone:
+            if self._clock() - self._moved_at < CALM_S:
+                self._flapped()  # it had lasted just long enough to be moved to
+            self._moved_at = -math.inf
         if delta.change is not Change.IRRELEVANT:
             self._tell(Happening("link", f"network: {delta.reason}", {"change": delta.change.value}))
             self._on_change(delta, snapshot)
