@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import re
-import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,7 +16,8 @@ from edge.core.checktime import CheckTime, Validity
 from edge.core.timebase import Anchor
 
 _MOST_BYTES = 16 << 10
-_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}:[0-9]{2}:[0-9]{2}) GMT", re.ASCII)
+_DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]{2}):([0-9]{2}):([0-9]{2}) GMT")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def boot_clock() -> float:
@@ -108,7 +109,8 @@ def _unix_s(text: str) -> float | None:
     match = _DATE.fullmatch(text)
     if match is None:
         return None
-    day, month, year, clock = match.groups()
+    day, month, year, hour, minute, second = match.groups()
     with suppress(ValueError):
-        return float(ssl.cert_time_to_seconds(f"{month} {day} {clock} {year} GMT"))
+        date = dt.date(int(year), _MONTHS.index(month) + 1, int(day))
+        return dt.datetime.combine(date, dt.time(int(hour), int(minute), int(second), tzinfo=dt.UTC)).timestamp()
     return None
