@@ -17,9 +17,11 @@ from tests.runtime.fakes import joined, now, simulate
 from tests.runtime.links import (
     BOTH,
     BY_ETH,
+    BY_LO,
     BY_WLAN,
     BY_WWAN,
     ETH,
+    LO,
     NOTHING,
     ON_MODEM,
     ON_WLAN,
@@ -389,9 +391,9 @@ def test_a_better_path_that_is_none_to_the_new_aim_is_forgotten() -> None:
 def test_a_watch_that_raises_is_said_once_and_what_it_said_last_is_forgotten() -> None:
     """No socket may be bound for ever to an interface that was once the way."""
 
-    @roaming(state(ETH, ways=[replace(BY_ETH, is_forced=True)]))
+    @roaming(WIRED)
     async def course(rig: Rig) -> None:
-        assert rig.roaming.forced_interface == "eth0"
+        assert rig.roaming.interface == "eth0"
         rig.watch.fail(OSError("no buffer space"))
         await asyncio.sleep(100)
         (told,) = rig.told
@@ -400,7 +402,7 @@ def test_a_watch_that_raises_is_said_once_and_what_it_said_last_is_forgotten() -
         assert "OSError" in told.text
         assert rig.watch.closes == 1
         assert rig.roaming.current is None
-        assert rig.roaming.forced_interface == ""
+        assert rig.roaming.interface == ""
         rig.roaming.aim(["203.0.113.1"])
 
 
@@ -425,11 +427,13 @@ def test_nothing_settles_after_it_was_cancelled() -> None:
     simulate(main())
 
 
-def test_only_a_path_that_the_kernel_would_not_take_is_forced() -> None:
+def test_a_new_socket_is_bound_to_the_interface_of_the_path_and_never_to_loopback() -> None:
     @roaming(WIRED)
     async def course(rig: Rig) -> None:
-        assert rig.roaming.forced_interface == ""
-        await rig.show(state(unplugged(ETH), WWAN, ways=[replace(BY_WWAN, is_forced=True)]))
-        assert rig.roaming.forced_interface == "wwan0"
+        assert rig.roaming.interface == "eth0"
+        await rig.show(ON_MODEM)
+        assert rig.roaming.interface == "wwan0"
+        await rig.show(state(LO, ways=[BY_LO]))
+        assert rig.roaming.interface == ""
         await rig.show(NOTHING)
-        assert rig.roaming.forced_interface == ""
+        assert rig.roaming.interface == ""
