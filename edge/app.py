@@ -14,7 +14,7 @@ from edge.adapters.http import HttpServerApi
 from edge.adapters.spool import CardRecording, SpoolDirectory
 from edge.adapters.state import StateDirectory
 from edge.adapters.websocket import WebSocketDialer
-from edge.adapters.wire import Connector, TlsFiles
+from edge.adapters.wire import ClockRescue, Connector, TlsFiles
 from edge.config import Loaded
 from edge.core.built import BUILT_UTC_S
 from edge.core.checktime import WINDOW_S
