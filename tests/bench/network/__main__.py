@@ -3,7 +3,8 @@
 Each row is a scenario of issue 4, in network namespaces with real link events. Beside the recorder stand
 
     floor        a bare client that connects in a tight loop from the event on: nothing can be faster
-    timer only   the recorder with its link watch off (connection.link_watch = false)
+    timer only   the recorder with its link watch off (connection.link_watch = false), given the server's address, since
+                 a name that cannot be resolved is tried every half second
 
 Stamped are the system call that makes the event, and the first confirmation of audio that came after it as it leaves
 the server's network card. The audio itself comes in packets of 100 ms, so that up to 100 ms of every figure are the
@@ -52,6 +53,8 @@ def verdict(row: Row, figures: dict[str, Figures]) -> str:
         return "FAILED: not measured"
     if row.wanted is None:
         return "reported"
+    if FLOOR in figures and not figures[FLOOR].seconds:
+        return "FAILED: no floor"
     limit = row.wanted.limit(figures[FLOOR].median if FLOOR in figures else None)
     if row.is_strict and ours.takeovers:
         return f"FAILED: {ours.takeovers} takeovers"

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -173,7 +173,7 @@ async def run(scenario: Scenario, commands: dict[str, list[str]], folder: Path) 
                 arrived = _arrived(site, session)
                 due = int((ended_at - begun[name] - _UNDER_WAY_S) / PACKET_S)
                 missing = set(range(1, due + 1)) - {seq for _, seq in arrived}
-                later = [at for at, _ in arrived if at >= event.done_at]
+                later = [at for at, _ in _arrived(site, session, lab.addresses) if at >= event.done_at]
                 fates[name] = Fate(min(later) - event.at if later else None, len(missing) * PACKET_S)
             ours = {connection.session for connection in site.connections} - set(sessions.values())
             handled_at = site.handled_at(event.done_at, sessions=ours)
@@ -188,9 +188,18 @@ def _begin_in(namespace: str, bare: Bare) -> None:
         bare.begin()
 
 
-def _arrived(site: Site, session: str) -> list[tuple[float, int]]:
-    """When which packet of a session arrived."""
-    return [(packet.at, packet.seq) for one in site.connections if one.session == session for packet in one.handed]
+def _arrived(site: Site, session: str, addresses: Collection[str] | None = None) -> list[tuple[float, int]]:
+    """When which packet of a session arrived, on sockets that the server welcomed: after its restart it knows no old
+    session. `addresses`: only from these. (The kernel goes on sending from one that it has lost, and nobody can
+    answer.)"""
+    return [
+        (packet.at, packet.seq)
+        for one in site.connections
+        if one.session == session
+        and any(message.get("type") == "hello" for _, message in one.messages)
+        and (addresses is None or site.tap.client_of(one) in addresses)
+        for packet in one.handed
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
