@@ -25,7 +25,7 @@ from tests.rig.supabase import KEY, Supabase
 
 ROOT = Path(__file__).resolve().parents[2]
 BOUND_S = 50.0  # for one step on a slow machine; less than a minute, after which a probe would come
-SECONDS = 8
+SECONDS = 120  # more than any of these needs: each is stopped when it has seen enough
 FIRST = "the-first-token-of-this-test"
 EXPIRED = "nothing-that-anybody-has"
 CONFIG = """
@@ -47,7 +47,7 @@ enabled = false
 
 
 def noise(folder: Path) -> tuple[str, bytes]:
-    """Some seconds of sound that cannot be mistaken."""
+    """Sound that cannot be mistaken."""
     samples = random.Random(4).randbytes(2 * 16000 * SECONDS)
     with wave.open(str(folder / "source.wav"), "wb") as file:
         file.setparams((1, 2, 16000, 0, "NONE", ""))
@@ -108,12 +108,13 @@ class Recorder(Child):
         assert at is not None, f"{texts} behind line {after}; " + self.tail(40)
         return at
 
-    async def whole(self, frames: int) -> str:
-        """All of it is delivered; returns the recording's id."""
+    async def whole(self) -> tuple[str, int]:
+        """Stop it; all of it is delivered. Returns the recording's id, and its frames."""
+        self.signal(signal.SIGINT)
         assert await self.wait(BOUND_S) == 0, self.tail(40)
         found: dict[str, Any] = json.loads(self.stdout[-1])
-        assert (found["expected"], found["delivered"], found["lost"]) == (frames, frames, {}), found
-        return str(found["recording"])
+        assert (found["delivered"], found["lost"]) == (found["expected"], {}), found
+        return str(found["recording"]), int(found["expected"])
 
     def assert_hides(self, *secrets: str) -> None:
         """They are nowhere in what it printed, nor in what it left."""
@@ -167,12 +168,12 @@ async def test_a_refreshed_token_that_expires_twice_costs_no_frame(
                 "connected -> reconnecting", "the server refused the token; there is a new one",
                 "reconnecting -> connected", after=line,
             )  # fmt: skip
-        recording = await recorder.whole(len(samples) // 2)
+        recording, frames = await recorder.whole()
         assert not any("-> failed" in line for line in recorder.stderr), recorder.tail(40)
         assert len(supabase.granted) == 3
         assert supabase.refusals == []
         recorder.assert_hides(KEY, *supabase.granted, *supabase.refresh_tokens)
-    assert_heard(receiver, recording, samples)
+    assert_heard(receiver, recording, samples[: 2 * frames])
     kept = json.loads((tmp_path / "state" / "refresh-token").read_text())
     assert kept["refresh_token"] == supabase.refresh_tokens[-1]
     assert (tmp_path / "state" / "refresh-token").stat().st_mode & 0o777 == 0o600
@@ -215,10 +216,10 @@ async def test_an_endpoint_that_is_away_costs_no_frame_and_is_no_refusal(
                 await asyncio.sleep(0.05)
         supabase.is_down = False
         await recorder.says("reconnecting -> connected", after=line)
-        recording = await recorder.whole(len(samples) // 2)
+        recording, frames = await recorder.whole()
         assert not any("-> failed: token" in line for line in recorder.stderr), recorder.tail(40)
         recorder.assert_hides(KEY, *supabase.granted, *supabase.refresh_tokens)
-    assert_heard(receiver, recording, samples)
+    assert_heard(receiver, recording, samples[: 2 * frames])
 
 
 @BOTH
@@ -233,9 +234,9 @@ async def test_a_file_that_somebody_renews_late_is_noticed_at_once(tmp_path: Pat
         receiver.accept(second)
         private(tmp_path / "token", second)
         await recorder.says("trying now: there is a new token", "-> connected", after=line)
-        recording = await recorder.whole(len(samples) // 2)
+        recording, frames = await recorder.whole()
         recorder.assert_hides(FIRST, second)
-    assert_heard(receiver, recording, samples)
+    assert_heard(receiver, recording, samples[: 2 * frames])
 
 
 @ACKS
@@ -272,19 +273,22 @@ async def test_a_program_is_asked_again_when_its_token_is_refused(
             private(tmp_path / "answer", f"token-{number}")
             receiver.accept(f"token-{number}")
             assert receiver.do(lambda it: it.drop_sockets()) == 1
+        await until(3)
+        built.device.stop()
         async with asyncio.timeout(BOUND_S):
             await built.device.ended()
             await built.device.delivered()
         delivering.cancel()
         await asyncio.wait([delivering])
         await built.close()
-    assert recording.ledger.delivered_frames == recording.ledger.expected == len(samples) // 2
+    frames = recording.ledger.expected
+    assert recording.ledger.delivered_frames == frames > 0
     assert recording.ledger.lost == {}
     assert "failed" not in states()
     assert (tmp_path / "runs").read_text().splitlines() == ["run"] * 3
     texts = "\n".join(happening.text for happening in told)
     assert not any(text in texts for text in (FIRST, "token-1", "token-2", "never shown"))
-    assert_heard(receiver, recording.recording_id, samples)
+    assert_heard(receiver, recording.recording_id, samples[: 2 * frames])
 
 
 @ACKS
