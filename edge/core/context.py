@@ -223,7 +223,7 @@ class Context:
         A refused token is no failure yet: the shell knows whether another one can be had, and says `Refused` if not.
         """
         self.end_attempt()
-        self.do(Over(None if self.has_progress else error))
+        self.do(Over(None if self.has_progress else error, str(error)))
         if isinstance(error, TokenRefused):
             pass
         elif isinstance(error, ServerRefused):

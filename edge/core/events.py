@@ -237,9 +237,11 @@ class Release(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Over(Effect):
-    """This attempt has ended. `error` None: it had delivered something, so waits and counts start afresh."""
+    """This attempt has ended. `error` None: it had delivered something, so waits and counts start afresh. `why` says of
+    what it ended, where it did not end well."""
 
     error: EdgeError | None
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ class Uplink:
         has_path = snapshot.path is not None
         self._feed(events.LinkChanged(change, delta.reason, is_carried, is_kept, has_path))
         if has_path and self._session is not None and self._session.wants_attempt:
-            self._attempts.wake_by_link(delta.reason)
+            self._attempts.wake_with_others(delta.reason)
 
     def _move_if_better(self) -> None:
         """The attempt that has just succeeded may have begun before there was a better path."""
@@ -260,8 +260,8 @@ class Uplink:
                 self._request(lambda: self._start(self._current_recording.settings, number))
             case events.StopSession(session_id):
                 self._request(lambda: self._stop(session_id, number))
-            case events.Over(error):
-                self._attempts.ended(error)
+            case events.Over(error, why):
+                self._attempts.ended(error, why)
             case events.Note(kind, text, message):
                 self._tell(Happening(kind, text, message or None))
             case _:

@@ -9,9 +9,11 @@ from dataclasses import replace
 from edge.core.link import Interface, LinkDelta, LinkSnapshot, Path, link_delta
 from tests.runtime.fakes import Misuse
 
+LO = Interface("lo", 1, "loopback", True, frozenset({"127.0.0.1"}))
 ETH = Interface("eth0", 2, "wired", True, frozenset({"192.0.2.1"}))
 WLAN = Interface("wlan0", 3, "wireless", True, frozenset({"198.51.100.3"}))
 WWAN = Interface("wwan0", 4, "modem", True, frozenset({"10.64.0.4"}))
+BY_LO = Path("lo", "127.0.0.1", "")
 BY_ETH = Path("eth0", "192.0.2.1", "192.0.2.254")
 BY_WLAN = Path("wlan0", "198.51.100.3", "198.51.100.254")
 BY_WWAN = Path("wwan0", "10.64.0.4", "")
