@@ -96,22 +96,28 @@ async def recorder(row: Row, folder: Path, runs: int, *, link_watch: bool | None
     config: dict[str, dict[str, object]] = {}
     if link_watch is not None:
         config["connection"] = {"link_watch": link_watch}
+    host = SERVER6 if link_watch is False and not row.resolves else SERVER_NAME
+    plan = Plan(strict=row.is_strict, host=host, config=config)
+    lives, each = (runs, 1) if row.is_fresh else (1, runs)
+    for life in range(lives):
+        await _live(row, folder / str(life), plan, each, figures)
+    return figures
+
+
+async def _live(row: Row, folder: Path, plan: Plan, runs: int, figures: Figures) -> None:
+    """A recorder from its start to its end, with so many runs."""
     with Lab(row.uplinks) as lab:
         lab.withdraw_default(*row.without)
-        host = SERVER6 if link_watch is False and not row.resolves else SERVER_NAME
-        async with Site(lab, folder, Plan(strict=row.is_strict, host=host, config=config)) as site:
+        async with Site(lab, folder, plan) as site:
             await site.start_recorder()
-            late = []
             try:
                 for _ in range(runs):
                     await _one(row, site, figures)
                 await _steady(row, site)
             except TimeoutError as error:  # what was measured until then counts
-                late.append(f"run {len(figures.seconds) + 1}: {error}")
-            figures.takeovers = site.takeovers
-            outcome = await site.stop()
-    figures.problems = late + outcome.problems
-    return figures
+                figures.problems.append(f"run {len(figures.seconds) + 1}: {error}")
+            figures.takeovers += site.takeovers
+            figures.problems += (await site.stop()).problems
 
 
 async def _one(row: Row, site: Site, figures: Figures) -> None:
