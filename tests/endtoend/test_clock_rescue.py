@@ -40,7 +40,13 @@ RATE = 16000
 
 
 def recorder(
-    folder: Path, url: str, authority: Authority, day: dt.datetime, *options: str, trusted: bool = False
+    folder: Path,
+    url: str,
+    authority: Authority,
+    day: dt.datetime,
+    *options: str,
+    trusted: bool = False,
+    more: str = "",
 ) -> Recorder:
     """On `day`, in `folder`, where it keeps its state."""
     folder.mkdir(exist_ok=True)
@@ -50,7 +56,8 @@ def recorder(
         "FAKETIME_CACHE_DURATION": "1",
         "DONT_FAKE_MONOTONIC": "1",
     }
-    more = f'[server]\nca_file = "{authority.path}"\n'
+    env["SSL_CERT_FILE"] = str(authority.path)  # the token's source knows no ca_file
+    more = more or f'[server]\nca_file = "{authority.path}"\n'
     child = Recorder(folder, url, *options, more=more, env=env)
     assert child.command[1:3] == ["-m", "edge"]
     child.command[1:3] = ["-c", PROGRAM.format(trusted)]
@@ -164,6 +171,29 @@ async def test_who_is_refused_hears_nothing(kind: str, day: dt.datetime, reason:
         assert TOKEN.encode() not in b"".join(peer.received)
         assert (peer.asked > 0) is ("date" in kind or "chain" in kind)
     assert not any("no time server answers" in line for line in child.stderr)
+
+
+async def test_where_tokens_come_from_is_reached_as_well(tmp_path: Path) -> None:
+    ours, device = Authority(tmp_path, "ours"), tmp_path / "device"
+    device.mkdir()
+    for name in ("key", "seed"):
+        (device / name).write_text(f"the-{name}\n")
+        (device / name).chmod(0o600)
+    async with Dated(serves(ours.issue(*LOCAL, begins=FRESH)), NOW) as peer:
+        more = (
+            f'[server]\nurl = "{peer.url}"\nca_file = "{ours.path}"\nagent = "a"\nevent = "e"\n'
+            f'refresh_url = "{peer.url}"\nrefresh_key_file = "{device / "key"}"\n'
+            f'refresh_token_file = "{device / "seed"}"\n'
+        )
+        async with recorder(device, "", ours, IN_2045, "--source", "tone:440", more=more) as child:
+            await until(peer, 1)
+            child.signal(signal.SIGINT)
+            await child.said("the recording has ended")
+            child.signal(signal.SIGINT)
+            await child.account(3)
+        assert peer.asked == 1
+        [first, *_] = [bytes(got) for got in peer.received if not got.startswith(b"HEAD ")]
+    assert first.startswith(b"POST /auth/v1/token?grant_type=refresh_token ")
 
 
 async def test_a_damaged_floor_is_said_and_not_used(tmp_path: Path) -> None:

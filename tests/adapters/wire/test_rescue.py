@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import ssl
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -322,10 +321,22 @@ async def test_a_python_that_does_not_show_the_chain_gets_nobody_in(
         await attempt(half, peer.url, connector(peer.url, ours, Rescue(floor=NOW - DAY)))
 
 
+@both
+async def test_files_that_are_gone_meanwhile_are_no_way_in(half: Half, ours: Authority, watch: TokenWatch) -> None:
+    async with Dated(of(ours, AHEAD), AHEAD) as peer:
+        for rescue in (Rescue(FLOOR[AHEAD]), Rescue(floor=AHEAD, wall=NOW - 2000 * DAY)):
+            to = connector(peer.url, ours, rescue)
+            there = ours.path.rename(ours.path.with_suffix(".gone"))
+            assert isinstance(await failure(half, peer.url, to, watch), CertificateExpired)
+            assert peer.received == []
+            there.rename(ours.path)
+            await attempt(half, peer.url, to)
+            peer.received.clear()
+
+
 def test_all_but_the_time_is_verified_as_ever(ours: Authority) -> None:
-    look: Callable[[Validity], None] = lambda chain: None  # noqa: E731
     for files in (TlsFiles(), TlsFiles(str(ours.path))):
-        ordinary, untimed = tls.context(files), tls.untimed(files, look)
+        ordinary, untimed = tls.context(files), tls.untimed(files)
         assert untimed.verify_mode is ssl.CERT_REQUIRED
         assert untimed.check_hostname is True
         assert int(untimed.verify_flags) == int(ordinary.verify_flags) | 0x200000
