@@ -176,7 +176,7 @@ def build(
         make_store=make_store,
         max_seconds=config.spool.max_recording_hours * 3600,
     )
-    tokens.on_new = device.retry_now
+    tokens.on_new = device.courier.try_again
     steer(connector, device)
     assert device.store is not None
     return App(device, device.store, server, tokens, tell, config.connection.shutdown_drain, tuple(found))
