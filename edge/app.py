@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.adapters.clock import SystemClock
+from edge.adapters.floor import FloorFile
 from edge.adapters.http import HttpServerApi
 from edge.adapters.spool import CardRecording, SpoolDirectory
 from edge.adapters.state import StateDirectory
 from edge.adapters.websocket import WebSocketDialer
-from edge.adapters.wire import Connector, TlsFiles
+from edge.adapters.wire import ClockRescue, Connector, TlsFiles
 from edge.config import Loaded
+from edge.core.built import BUILT_UTC_S
+from edge.core.checktime import WINDOW_S
 from edge.core.manifest import CardState
 from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
@@ -22,10 +25,11 @@ from edge.core.recovery import Recovered
 from edge.core.ring import Ring
 from edge.errors import ConfigError, EdgeError, UnreadableError
 from edge.legacy import import_pending
-from edge.links import link_watch, steer
+from edge.links import clock_rescue, link_watch, steer
 from edge.runtime.attempts import RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
+from edge.runtime.floorkeeper import FloorKeeper
 from edge.runtime.fresh import FreshServer
 from edge.runtime.happening import Happening
 from edge.runtime.noserver import NoServer
@@ -50,6 +54,7 @@ class App:
     store: Store
     server: HttpServerApi
     tokens: Refresher
+    floor: FloorKeeper
     tell: Callable[[Happening], None]
     shutdown_drain_s: float
     found: tuple[Found, ...]
@@ -79,6 +84,7 @@ class App:
         """Give back what is open at the end."""
         await self.tokens.close()
         await self.server.close()
+        await self.floor.close()
 
     async def keep_rest(self) -> dict[str, tuple[int, str]]:
         """Bring onto the card what is not delivered. Returns the frames that end with the process, and why, by the
@@ -117,17 +123,21 @@ def build(
     """Put everything together. Raises ConfigError; opens neither microphone nor connection."""
     config = loaded.config
     audio = source_audio(loaded)
-    watch = ClockWatch(SystemClock() if clock is None else clock, tell)
+    clock = SystemClock() if clock is None else clock
+    watch = ClockWatch(clock, tell)
 
     def utc() -> float | None:
         return boot_clock() + watch.anchor.utc_minus_boot_s if watch.anchor.trusted else None
 
-    source = token_source(loaded, state.refresh_token, utc, lambda line: tell(Happening("warning", line)))
+    kept = FloorFile(state.clock_floor)
+    rescue = clock_rescue(tell, lambda: watch.anchor.or_later(clock.read()), _floor_s(kept, tell))
+    floor = FloorKeeper(rescue.to_keep, kept.save, tell, boot_clock)
+    watch.on_look = floor.look
+    source = token_source(loaded, state.refresh_token, utc, lambda line: tell(Happening("warning", line)), rescue)
     tokens = Refresher(source, lambda kind, text: tell(Happening(kind, text)), boot_clock)
     has_server = bool(config.server.url)
     timeout_s = config.connection.connection_timeout
-    files = TlsFiles(config.server.ca_file, config.server.client_cert, config.server.client_key)
-    connector = Connector(config.server.url, proxy=config.connection.proxy, files=files)
+    connector = way_to_server(config, rescue)
     server = HttpServerApi(config.server.url, tokens.current, timeout_s, connector)
     dial = WebSocketDialer(config.server.url, tokens.current, state.device_id(), timeout_s, connector)
     fresh = FreshServer(server, tokens)
@@ -179,7 +189,13 @@ def build(
     tokens.on_new = device.courier.try_again
     steer(connector, device)
     assert device.store is not None
-    return App(device, device.store, server, tokens, tell, config.connection.shutdown_drain, tuple(found))
+    return App(device, device.store, server, tokens, floor, tell, config.connection.shutdown_drain, tuple(found))
+
+
+def way_to_server(config: Config, rescue: ClockRescue | None = None) -> Connector:
+    """As configured. Raises ConfigError for a proxy or TLS files that cannot be used."""
+    files = TlsFiles(config.server.ca_file, config.server.client_cert, config.server.client_key)
+    return Connector(config.server.url, proxy=config.connection.proxy, files=files, rescue=rescue)
 
 
 def open_panel(config: Config, tell: Callable[[Happening], None]) -> Panel | None:
@@ -232,6 +248,18 @@ def source_audio(loaded: Loaded) -> AudioFormat:
     config = loaded.config.audio
     is_chosen = {loaded.origins["audio.rate"], loaded.origins["audio.channels"]} != {"default"}
     return (None if is_chosen else own_audio(config.source)) or AudioFormat(config.rate, config.channels)
+
+
+def _floor_s(kept: FloorFile, tell: Callable[[Happening], None]) -> float:
+    """A moment that has passed for sure."""
+    try:
+        kept_s = kept.load()
+        if kept_s is not None and kept_s >= BUILT_UTC_S + WINDOW_S:
+            raise ValueError("it is of a time that cannot be")
+    except ValueError as error:
+        tell(Happening("warning", f"clock-floor in the state directory is not used ({error}); no audio is lost"))
+        kept_s = None
+    return max(BUILT_UTC_S, kept_s or 0.0)
 
 
 @dataclass(frozen=True, slots=True)

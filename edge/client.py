@@ -24,7 +24,7 @@ from edge.core.packet import AudioFormat
 from edge.core.policy import Policy
 from edge.core.session import State
 from edge.errors import ConfigError, EdgeError, ServerRefused, Unreachable
-from edge.links import link_watch, steer
+from edge.links import clock_rescue, link_watch, steer
 from edge.runtime.attempts import RetryPolicy
 from edge.runtime.clockwatch import ClockWatch
 from edge.runtime.device import Device
@@ -190,7 +190,8 @@ connectionFailed, statusChanged, networkChanged
             chosen.connection_timeout,
         )
         files = TlsFiles(chosen.ca_file, chosen.client_cert, chosen.client_key)
-        self._connector = connector = Connector(base_url, proxy=chosen.proxy, files=files)
+        rescue = clock_rescue(self._told)
+        self._connector = connector = Connector(base_url, proxy=chosen.proxy, files=files, rescue=rescue)
         source = TokenFunction(auth_token, chosen.connection_timeout)
         self._tokens = tokens = Refresher(source, lambda kind, text: self._told(Happening(kind, text)), boot_clock)
         self._server = HttpServerApi(base_url, tokens.current, chosen.connection_timeout, connector)

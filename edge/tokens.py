@@ -8,7 +8,7 @@ from pathlib import Path
 from edge import config as configuration
 from edge.adapters.provenance import require_system
 from edge.adapters.token import TokenCommand, TokenFile, TokenRefresh, TokenStore
-from edge.adapters.wire import Connector
+from edge.adapters.wire import ClockRescue, Connector
 from edge.config import Loaded
 from edge.errors import ConfigError
 from edge.runtime.ports import TokenSource
@@ -16,10 +16,16 @@ from edge.runtime.ports import TokenSource
 Warn = Callable[[str], None]
 
 
-def token_source(loaded: Loaded, store: Path, utc: Callable[[], float | None], warn: Warn) -> TokenSource:
+def token_source(
+    loaded: Loaded,
+    store: Path,
+    utc: Callable[[], float | None],
+    warn: Warn,
+    rescue: ClockRescue | None = None,
+) -> TokenSource:
     """The configured one. `store` is where refresh tokens are kept, `utc` the wall clock in Unix seconds, None while
-    it cannot be trusted; `warn` gets lines that a person should see. Raises ConfigError for what cannot work at all.
-    """
+    it cannot be trusted, and `rescue` then helps with certificates; `warn` gets lines that a person should see. Raises
+    ConfigError for what cannot work at all."""
     config = loaded.config
     kept = TokenStore(store)
     check(loaded, warn, has_stored=kept.load() is not None)
@@ -28,7 +34,7 @@ def token_source(loaded: Loaded, store: Path, utc: Callable[[], float | None], w
     if config.server.refresh_url:
         return TokenRefresh(
             config.server.refresh_url,
-            Connector(config.server.refresh_url, proxy=config.connection.proxy),
+            Connector(config.server.refresh_url, proxy=config.connection.proxy, rescue=rescue),
             key=lambda: configuration.refresh_key(config),
             seed=lambda: configuration.refresh_token(config, _hear_nothing),
             files=(Path(config.server.refresh_key_file), Path(config.server.refresh_token_file)),

@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "receiver": {"receiver", "core.packet", "errors"},
     # Composition roots: the only ones that know both runtime and adapters. `sources`, `links` are what they share.
     "sources": {"adapters", "runtime", "core", "errors"},
-    "links": {"adapters", "runtime"},
+    "links": {"adapters", "runtime", "core"},
     "tokens": {"adapters", "runtime", "config", "core", "errors"},
     "legacy": {"adapters", "runtime", "core", "errors"},
     "app": {"sources", "links", "tokens", "legacy", "adapters", "runtime", "config", "settings", "core", "errors"},

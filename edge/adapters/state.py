@@ -75,6 +75,11 @@ class StateDirectory:
         """Where the refresh token of the day is kept."""
         return self.path / "refresh-token"
 
+    @property
+    def clock_floor(self) -> Path:
+        """Where the time is kept that a trusted clock showed last."""
+        return self.path / "clock-floor"
+
     def device_id(self) -> str:
         """A random id, made once: what servers see as `client_id`. Raises ConfigError where it cannot be kept."""
         path = self.path / "device-id"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -81,12 +82,12 @@ class WebSocketDialer:
         query = f"token={quote(token, safe='')}&client_id={quote(self._client_id, safe='')}&resume=1"
         url = f"{self._base}/ws/audio_stream/{quote(session_id, safe='')}?{query}"
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        sock = await self._connector.connect(_CONNECT_SHARE * self._timeout_s)
-        try:
-            connection = await _Attempt(
+
+        async def dial(sock: socket.socket, tls: dict[str, Any]) -> ClientConnection:
+            return await _Attempt(
                 url,
                 sock=sock,
-                **self._connector.tls_options,
+                **tls,
                 proxy=None,
                 compression=None,
                 open_timeout=deadline - asyncio.get_running_loop().time(),
@@ -97,6 +98,9 @@ class WebSocketDialer:
                 logger=_silent,
                 create_connection=_Connection,
             )
+
+        try:
+            connection = await self._connector.open(_CONNECT_SHARE * self._timeout_s, dial)
         except InvalidStatus as error:
             raise self._refused(error) from None
         except (WebSocketException, OSError) as error:
@@ -108,7 +112,7 @@ class WebSocketDialer:
         answer = error.response
         if answer.status_code in (401, 403):
             return TokenRefused(f"the server refused the token (HTTP {answer.status_code})")
-        location, content_type = (answer.headers.get(name, "") for name in ("Location", "Content-Type"))
+        location, content_type = (next(iter(answer.headers.get_all(name)), "") for name in ("Location", "Content-Type"))
         other = stranger(
             answer.status_code,
             content_type,

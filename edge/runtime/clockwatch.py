@@ -26,7 +26,8 @@ class ClockWatch:
     """`anchor` is the one to stamp by now. Once it changes, first every timebase that `follow`s has the new one, then
     `on_change` is called, in one go: nothing is stamped by it before.
 
-    `on_doubt` hears why a connection may be worth a test: the clock was set, the machine slept.
+    `on_doubt` hears why a connection may be worth a test: the clock was set, the machine slept. `on_look` is called
+    after each look of `run`.
 
     Only stamps hang on it: durations, deadlines and backoff go by the boot clock.
     """
@@ -39,6 +40,7 @@ class ClockWatch:
         self.anchor: Anchor = clock.read()
         self.on_change: Callable[[], None] = _nobody
         self.on_doubt: Callable[[str], None] = _nobody
+        self.on_look: Callable[[], None] = _nobody
         self._slept_s = clock.slept_s()
 
     def follow(self, timebase: Timebase) -> None:
@@ -77,6 +79,7 @@ class ClockWatch:
         while True:
             await asyncio.sleep(self._interval_s)  # a rhythm, not a wait for anything
             self.look()
+            self.on_look()
 
 
 def _off(stepped_s: float) -> str:

@@ -43,13 +43,12 @@ class Roaming:
         """The server's addresses, as they were just resolved."""
         self._watch.aim(addresses)
 
-    @property
-    def interface(self) -> str:
-        """What a new socket is to be bound to, so that it stays on its path when there is a better one: else the kernel
-        sends it out of the other interface, with a source address that nobody takes there. "" where nothing is
-        known, or nothing leaves the machine."""
+    def interface_to(self, addresses: Sequence[str]) -> str:
+        """What a new socket to one of `addresses` is to be bound to, so that it stays on its path when there is a
+        better one: else the kernel sends it out of the other interface, with a source address that nobody takes there.
+        "" where no path to them is known yet, or nothing leaves the machine."""
         state = self.current
-        if state is None or state.path is None:
+        if state is None or state.path is None or set(state.aim) != {one.partition("%")[0] for one in addresses}:
             return ""
         kinds = {interface.name: interface.kind for interface in state.interfaces}
         return "" if kinds.get(state.path.interface) == "loopback" else state.path.interface

@@ -10,18 +10,16 @@ from typing import Any
 
 import pytest
 
-from edge.core.link import Change, LinkDelta, LinkSnapshot
+from edge.core.link import Change, Interface, LinkDelta, LinkSnapshot, Path
 from edge.runtime.happening import Happening
 from edge.runtime.roaming import CALM_S, MOST_SETTLE_S, SETTLE_S, Roaming
 from tests.runtime.fakes import joined, now, simulate
 from tests.runtime.links import (
     BOTH,
     BY_ETH,
-    BY_LO,
     BY_WLAN,
     BY_WWAN,
     ETH,
-    LO,
     NOTHING,
     ON_MODEM,
     ON_WLAN,
@@ -391,9 +389,9 @@ def test_a_better_path_that_is_none_to_the_new_aim_is_forgotten() -> None:
 def test_a_watch_that_raises_is_said_once_and_what_it_said_last_is_forgotten() -> None:
     """No socket may be bound for ever to an interface that was once the way."""
 
-    @roaming(WIRED)
+    @roaming(aimed(WIRED))
     async def course(rig: Rig) -> None:
-        assert rig.roaming.interface == "eth0"
+        assert rig.roaming.interface_to(OTHER_AIM) == "eth0"
         rig.watch.fail(OSError("no buffer space"))
         await asyncio.sleep(100)
         (told,) = rig.told
@@ -402,7 +400,7 @@ def test_a_watch_that_raises_is_said_once_and_what_it_said_last_is_forgotten() -
         assert "OSError" in told.text
         assert rig.watch.closes == 1
         assert rig.roaming.current is None
-        assert rig.roaming.interface == ""
+        assert rig.roaming.interface_to(OTHER_AIM) == ""
         rig.roaming.aim(["203.0.113.1"])
 
 
@@ -427,13 +425,20 @@ def test_nothing_settles_after_it_was_cancelled() -> None:
     simulate(main())
 
 
-def test_a_new_socket_is_bound_to_the_interface_of_the_path_and_never_to_loopback() -> None:
+def test_a_socket_is_bound_where_the_path_leads_to_the_very_addresses_that_it_dials() -> None:
     @roaming(WIRED)
     async def course(rig: Rig) -> None:
-        assert rig.roaming.interface == "eth0"
-        await rig.show(ON_MODEM)
-        assert rig.roaming.interface == "wwan0"
-        await rig.show(state(LO, ways=[BY_LO]))
-        assert rig.roaming.interface == ""
-        await rig.show(NOTHING)
-        assert rig.roaming.interface == ""
+        assert rig.roaming.interface_to(OTHER_AIM) == ""  # the path leads to anywhere as yet
+        await rig.show(aimed(WIRED))
+        assert rig.roaming.interface_to(OTHER_AIM) == "eth0"
+        assert rig.roaming.interface_to(["203.0.113.1"]) == ""
+        await rig.show(aimed(NOTHING))
+        assert rig.roaming.interface_to(OTHER_AIM) == ""
+
+
+def test_nothing_is_bound_to_the_loopback() -> None:
+    loopback = Interface("lo", 1, "loopback", is_running=True, addresses=frozenset({"127.0.0.1"}))
+
+    @roaming(LinkSnapshot((loopback,), Path("lo", "127.0.0.1", ""), (), ("127.0.0.1",)))
+    async def course(rig: Rig) -> None:
+        assert rig.roaming.interface_to(["127.0.0.1"]) == ""

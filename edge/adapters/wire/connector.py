@@ -6,26 +6,36 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+
+import h11
 
 from edge.adapters.wire import tcp
 from edge.adapters.wire.names import Resolver
 from edge.adapters.wire.proxy import chosen, failure, tunnel
-from edge.adapters.wire.tls import TlsFiles, context, peer_name
-from edge.adapters.wire.trouble import unreachable
-from edge.errors import EdgeError
+from edge.adapters.wire.rescue import ClockRescue, date
+from edge.adapters.wire.tls import TlsFiles, context, is_about_time, peer_name, untimed
+from edge.adapters.wire.trouble import explain, unreachable
+from edge.core.checktime import Validity
+from edge.errors import ConfigError, EdgeError
 
-_NAME_SHARE = 0.5  # of an attempt's time; a name service that is late serves the next attempt
+_T = TypeVar("_T")
+Tls = dict[str, Any]
+
+# For the name: half of an attempt's time, and no more than this. A name service that is late serves the next attempt.
+_NAME_S = 5.0
+_RESCUE_SHARE = 0.5  # of what is left of it: the attempt itself is still to come
 
 
 class Connector:
     """Makes the connections to `base_url`, http(s)://host[:port]; whoever uses them speaks TLS by `tls_options`.
 
     `proxy` is the setting connection.proxy. `on_resolved` gets the addresses that an attempt leads to, the proxy's
-    where there is one; `bound_to` says the interface that a socket has to be bound to, "" for none. Raises ConfigError
-    for a proxy or TLS files that cannot be used.
+    where there is one; `bound_to` says out of which interface a socket to such addresses has to go, "" for any.
+    `rescue` serves where the clock cannot be trusted; without it the clock is what counts. Raises ConfigError for a
+    proxy or TLS files that cannot be used.
     """
 
     def __init__(
@@ -35,7 +45,8 @@ class Connector:
         proxy: str = "",
         files: TlsFiles | None = None,
         on_resolved: Callable[[Sequence[str]], None] = lambda addresses: None,
-        bound_to: Callable[[], str] = lambda: "",
+        bound_to: Callable[[Sequence[str]], str] = lambda addresses: "",
+        rescue: ClockRescue | None = None,
     ) -> None:
         parts = urlsplit(base_url)
         self._host = (parts.hostname or "").replace("%25", "%")  # an IPv6 zone, as RFC 6874 writes it
@@ -43,24 +54,49 @@ class Connector:
         self._proxy = chosen(proxy, parts)
         via = self._proxy
         self._resolver = Resolver(via.host, via.port) if via else Resolver(self._host, self._port)
-        self._is_pinned = bool(files and files.ca)
-        self._tls = context(files or TlsFiles()) if parts.scheme == "https" else None
+        self._authority = parts.netloc.rpartition("@")[2]
+        self._files = files or TlsFiles()
+        self._rescue = rescue
+        looks = rescue.agreed if rescue else None
+        self._tls = context(self._files, looks) if parts.scheme == "https" else None
+        self._untimed: ssl.SSLContext | None = None
         self.on_resolved = on_resolved
         self.bound_to = bound_to
 
     @property
-    def tls_options(self) -> dict[str, Any]:
+    def tls_options(self) -> Tls:
         """What asyncio needs beside the socket; nothing for http://."""
-        return {"ssl": self._tls, "server_hostname": peer_name(self._host)} if self._tls else {}
+        if self._tls is None:
+            return {}
+        chosen = self._tls
+        if self._rescue is not None and self._rescue.is_needed:
+            chosen = self._untimed = self._untimed or untimed(self._files, self._rescue.check)
+        return self._by(chosen)
+
+    def _by(self, tls: ssl.SSLContext) -> Tls:
+        return {"ssl": tls, "server_hostname": peer_name(self._host)}
+
+    async def open(self, timeout_s: float, make: Callable[[socket.socket, Tls], Awaitable[_T]]) -> _T:
+        """What `make` makes of a connection and what TLS it has to speak on it; once more where the time of a
+        certificate was in the way and could be had of the server itself. Raises Unreachable, or what `make` does; it
+        bounds its own time."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        try:
+            return await make(await self.connect(timeout_s), self.tls_options)
+        except ssl.SSLCertVerificationError as error:
+            if not is_about_time(error) or not await self._is_rescued(error, deadline):
+                raise
+        return await make(await self.connect(self._left_s(deadline)), self.tls_options)
 
     async def connect(self, timeout_s: float) -> socket.socket:
         """A TCP connection that leads to the server, non-blocking; TLS comes next. Raises Unreachable."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        addresses = await self._resolver.addresses(_NAME_SHARE * timeout_s)
-        self.on_resolved([str(address[4][0]) for address in addresses])
+        addresses = await self._resolver.addresses(min(timeout_s / 2, _NAME_S))
+        literals = [str(address[4][0]) for address in addresses]
+        self.on_resolved(literals)
         try:
             async with asyncio.timeout_at(deadline):
-                sock = await tcp.connect(addresses, self.bound_to())
+                sock = await tcp.connect(addresses, self.bound_to(literals))
                 try:
                     if self._proxy is not None:
                         await tunnel(sock, self._proxy, self._host, self._port)
@@ -78,14 +114,63 @@ class Connector:
         """A connection on which all that is agreed, TLS where the URL says so. Raises Unreachable."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        sock = await self.connect(timeout_s)
-        try:
+
+        async def make(sock: socket.socket, tls: Tls) -> asyncio.Transport:
             async with asyncio.timeout_at(deadline):
-                transport, _ = await loop.create_connection(protocol, sock=sock, **self.tls_options)
+                transport, _ = await loop.create_connection(protocol, sock=sock, **tls)
+            return transport
+
+        try:
+            return await self.open(timeout_s, make)
         except (ssl.SSLError, OSError) as error:
             raise self.named(error) from None
-        return transport
 
     def named(self, error: Exception) -> EdgeError:
         """What went wrong, in the words that both halves of the client use."""
-        return unreachable(error, peer_name(self._host), is_pinned=self._is_pinned)
+        return unreachable(error, peer_name(self._host), is_pinned=bool(self._files.ca))
+
+    @staticmethod
+    def _left_s(deadline: float) -> float:
+        return deadline - asyncio.get_running_loop().time()
+
+    # --- where the clock is wrong ----------------------------------------------------------------------------------
+
+    async def _is_rescued(self, error: ssl.SSLCertVerificationError, deadline: float) -> bool:
+        """Whether the server itself could say what time it is; where not, `error` tells why. Raises Unreachable for a
+        chain that is refused whatever the time."""
+        rescue = self._rescue
+        if rescue is None:
+            return False
+        if not rescue.is_allowed:
+            rescue.contradicted()
+            return False
+        try:
+            said_s, chain = await self._ask(_RESCUE_SHARE * self._left_s(deadline))
+        except ssl.SSLCertVerificationError as graver:
+            raise self.named(graver) from None
+        except (EdgeError, OSError, h11.RemoteProtocolError):
+            explain(error, "the server could not be asked for the date")
+            return False
+        fault = "the server says no date" if said_s is None else rescue.accept(said_s, chain)
+        if fault:
+            explain(error, fault, said_s)
+        return not fault
+
+    async def _ask(self, timeout_s: float) -> tuple[float | None, Validity]:
+        """The server's date, and when the certificates are valid with which it vouches for it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        seen: list[Validity] = []
+        try:
+            tls = untimed(self._files, seen.append)  # with files that may have changed since
+        except ConfigError as error:
+            raise OSError(str(error)) from None
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        sock = await self.connect(timeout_s)
+        async with asyncio.timeout_at(deadline):
+            transport, _ = await loop.create_connection(lambda: protocol, sock=sock, **self._by(tls))
+            try:
+                return await date(self._authority, transport, reader), seen[0]
+            finally:
+                transport.abort()

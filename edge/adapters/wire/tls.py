@@ -5,10 +5,17 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from edge.core.checktime import Validity, common
 from edge.errors import ConfigError
+
+# OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python has no name for, and X509_V_ERR_...
+_NO_CHECK_TIME = 0x200000
+NOT_YET_VALID, EXPIRED = 9, 10
+_Looks = Callable[[Validity], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +31,41 @@ class TlsFiles:
     key: str = ""
 
 
-def context(files: TlsFiles) -> ssl.SSLContext:
-    """What a client uses. Raises ConfigError for files that are none."""
+def context(files: TlsFiles, looks: _Looks | None = None) -> ssl.SSLContext:
+    """What a client uses; `looks` gets each chain that was verified. Raises ConfigError for files that are none."""
     made = _trusting(files.ca)
-    made.sslobject_class = _Telling
+    made.sslobject_class = _telling(looks) if looks else _Telling
     if files.cert:
         try:
             made.load_cert_chain(files.cert, files.key or None, password=lambda: b"")  # never asks a terminal
         except (OSError, ValueError) as error:
             raise _unusable("server.client_cert or server.client_key", error) from None
     return made
+
+
+def untimed(files: TlsFiles, looks: _Looks) -> ssl.SSLContext:
+    """As `context`, but when certificates are valid is for `looks` to judge: all else is verified as ever (signatures
+    up to what is trusted, purposes, the name). What it raises ends the handshake: then nothing was sent but that."""
+    made = context(files, looks)
+    made.verify_flags |= _NO_CHECK_TIME
+    return made
+
+
+def refuse_time(chain: Validity, utc_s: float) -> None:
+    """Raise as OpenSSL does where `chain` is not valid at `utc_s`."""
+    if chain.has(utc_s):
+        return
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code = NOT_YET_VALID if utc_s < chain.begins_s else EXPIRED
+    error.verify_message = "by another time than the system's"
+    error.edge_utc_s = utc_s  # type: ignore[attr-defined]
+    raise error
+
+
+def is_about_time(error: BaseException) -> bool:
+    """Whether a certificate was refused for its time, which the device's clock may be to blame for."""
+    code = getattr(error, "verify_code", None)
+    return isinstance(error, ssl.SSLCertVerificationError) and code in (NOT_YET_VALID, EXPIRED)
 
 
 def _trusting(ca: str) -> ssl.SSLContext:
@@ -86,12 +118,18 @@ def shown(error: ssl.SSLError) -> Certificate | None:
 
 
 class _Telling(ssl.SSLObject):
-    """Notes in the error which certificate it was that failed: that of the server, or that of somebody else."""
+    """Notes in the error which certificate it was that failed: that of the server, or that of somebody else. Lets
+    `looks` have the chain of a handshake that has succeeded, before a byte of what is to be said is sent."""
+
+    @staticmethod
+    def looks(chain: Validity) -> None:
+        """Nobody does."""
 
     def do_handshake(self) -> None:
         """As its parent."""
         try:
             super().do_handshake()
+            self.looks(self._validity())
         except ssl.SSLCertVerificationError as error:
             # Public only from Python 3.13 on, and there without the parsed names. What is missing is not told.
             with contextlib.suppress(Exception):
@@ -99,13 +137,30 @@ class _Telling(ssl.SSLObject):
                 error.edge_certificate = _read(chain[0].get_info())  # type: ignore[attr-defined]
             raise
 
+    def _validity(self) -> Validity:
+        """When all of the verified chain are valid; never, where this Python cannot tell."""
+        try:
+            chain = self._sslobj.get_verified_chain()  # type: ignore[attr-defined]
+            return common([_validity(certificate.get_info()) for certificate in chain])
+        except Exception:  # noqa: BLE001  (not public: whatever it lacks, the answer is the safe one)
+            return common([])
+
+
+def _telling(looks: _Looks) -> type[ssl.SSLObject]:
+    return type("_Telling", (_Telling,), {"looks": staticmethod(looks)})
+
+
+def _validity(info: dict[str, Any]) -> Validity:
+    return Validity(ssl.cert_time_to_seconds(info["notBefore"]), ssl.cert_time_to_seconds(info["notAfter"]))
+
 
 def _read(info: dict[str, Any]) -> Certificate:
     names = tuple(_name(kind, text) for kind, text in info.get("subjectAltName", ()))
     if not names:
         pairs = (pair for part in info.get("subject", ()) for pair in part)
         names = tuple(text.lower() for kind, text in pairs if kind == "commonName")
-    return Certificate(names, ssl.cert_time_to_seconds(info["notBefore"]), ssl.cert_time_to_seconds(info["notAfter"]))
+    validity = _validity(info)
+    return Certificate(names, validity.begins_s, validity.ends_s)
 
 
 def _name(kind: str, text: str) -> str:

@@ -7,7 +7,7 @@ import ssl
 import time
 from urllib.parse import urlsplit
 
-from edge.adapters.wire.tls import shown
+from edge.adapters.wire.tls import EXPIRED, NOT_YET_VALID, shown
 from edge.errors import (
     CaptivePortal,
     CertificateExpired,
@@ -22,7 +22,7 @@ _TRUST = "update-ca-certificates, SSL_CERT_FILE or server.ca_file makes this mac
 _CLIENT = "where it demands a client certificate, server.client_cert and server.client_key are it"
 _PINNED = "server.ca_file names the only ones that are trusted"
 # OpenSSL's X509_V_ERR_...
-_NOT_YET_VALID, _EXPIRED, _OTHER_NAMES = 9, 10, (62, 64)
+_OTHER_NAMES = (62, 64)
 # How the versions of OpenSSL call an answer that is no TLS at all.
 _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}
 _CERTIFICATE_WANTED = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN")
@@ -53,26 +53,36 @@ def unreachable(error: BaseException, host: str, *, is_pinned: bool = False) -> 
     return Unreachable(f"the server cannot be reached ({type(error).__name__})")
 
 
+def explain(error: ssl.SSLCertVerificationError, why: str, date_s: float | None = None) -> None:
+    """Let `error`, of a certificate's time, tell why the server's own date, or what else should have helped, did
+    not."""
+    said = "" if date_s is None else f"the server's own date, {_date(date_s)}, is of no use: "
+    error.edge_why = f" ({said}{why})"  # type: ignore[attr-defined]
+
+
 def _distrusted(error: ssl.SSLCertVerificationError, host: str, is_pinned: bool) -> Unreachable:
     certificate = shown(error)
     if error.verify_code in _OTHER_NAMES or (certificate is not None and not certificate.is_for(host)):
         names = ", ".join(certificate.names[:3]) if certificate else ""
         return _portal(f"a certificate for {_printable(names) or 'another name'}, not for {host}")
-    now = time.time()
-    if error.verify_code == _NOT_YET_VALID:
+    now = getattr(error, "edge_utc_s", None)
+    says = "this device's clock says" if now is None else "as far as this device knows it is"
+    now = time.time() if now is None else now
+    why = getattr(error, "edge_why", "")
+    if error.verify_code == NOT_YET_VALID:
         begins = f"not valid before {_date(certificate.not_before)}" if certificate else "not valid yet"
         if certificate and certificate.not_before <= now:
             begins = "not valid yet, by its authority's"
         return CertificateNotYetValid(
-            f"the server's certificate is {begins}, but this device's clock says {_date(now)}",
+            f"the server's certificate is {begins}, but {says} {_date(now)}{why}",
             _KEPT,
             "set that clock, or let it reach a time server (NTP)",
         )
-    if error.verify_code == _EXPIRED:
+    if error.verify_code == EXPIRED:
         is_own = certificate and certificate.not_after < now
         ended = f"expired on {_date(certificate.not_after)}" if certificate and is_own else "or its authority's expired"
         return CertificateExpired(
-            f"the server's certificate {ended}, and this device's clock says {_date(now)}",
+            f"the server's certificate {ended}, and {says} {_date(now)}{why}",
             _KEPT,
             "where that clock is right the server needs a new certificate",
         )
@@ -117,10 +127,11 @@ def _page(code: int, content_type: str, location: str, body: bytes) -> str:
     """What shows that it is a page for people and no server's answer; "" where nothing does."""
     if 300 <= code < 400:
         try:
-            host = urlsplit(location).hostname or ""
+            parts = urlsplit(location)
+            there = f"{parts.scheme}://{parts.hostname}" if parts.hostname else ""
         except ValueError:
-            host = ""
-        return f"a redirect to {_printable(host)}" if host else "a redirect"
+            there = ""
+        return f"a redirect to {_printable(there)}" if there else "a redirect"
     if code == 511:
         return "HTTP 511, network authentication required"
     is_html = content_type.lower().startswith("text/html") or body.lstrip()[:1] == b"<"

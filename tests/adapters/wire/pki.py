@@ -58,20 +58,23 @@ class Authority:
         begins: dt.datetime = NOW - DAY,
         ends: dt.datetime = NOW + 90 * DAY,
         password: bytes = b"",
+        claims: Authority | None = None,
     ) -> Path:
-        """A file with a key and its certificate for `names` (of hosts, or addresses)."""
+        """A file with a key and its certificate for `names` (of hosts, or addresses). `claims`: it says that it is from
+        that authority, though its signature is this one's."""
+        issuer = claims or self
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             x509.CertificateBuilder()
             .subject_name(_name("edge tests"))
-            .issuer_name(self._subject)
+            .issuer_name(issuer._subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(begins)
             .not_valid_after(ends)
             .add_extension(x509.SubjectAlternativeName([_general(name) for name in names]), critical=False)
             .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._identifier), critical=False
+                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer._identifier), critical=False
             )
             .sign(self._key, hashes.SHA256())
         )
