@@ -131,7 +131,7 @@ class Uplink:
             is_carried, is_kept = snapshot.carries(used), snapshot.has_address(used)
         has_path = snapshot.path is not None
         self._feed(events.LinkChanged(change, delta.reason, is_carried, is_kept, has_path))
-        if has_path:
+        if has_path and not (is_better and phase is Phase.STREAMING):  # that one goes on by itself
             self.try_again(delta.reason)
         if self._better is not None:
             self._attempts.wake_with_others(delta.reason)  # if the attempt fails, the next one comes at once
@@ -272,8 +272,8 @@ class Uplink:
                 self._request(lambda: self._start(self._current_recording.settings, number))
             case events.StopSession(session_id):
                 self._request(lambda: self._stop(session_id, number))
-            case events.Over(error, why):
-                self._attempts.ended(error, why)
+            case events.Over(error, why, is_planned):
+                self._attempts.ended(error, why, is_planned=is_planned)
             case events.Note(kind, text, message):
                 self._tell(Happening(kind, text, message or None))
             case _:
