@@ -183,10 +183,11 @@ def build(
         clock=watch,
         aside=Uplink(fresh, dial, policy, retry, lambda happening: None, tokens=tokens) if has_server else None,
         watch=link_watch(tell) if has_server and config.connection.link_watch else None,
+        fleet_spread=config.connection.fleet_spread,
         make_store=make_store,
         max_seconds=config.spool.max_recording_hours * 3600,
     )
-    tokens.on_new = device.retry_now
+    tokens.on_new = device.courier.try_again
     steer(connector, device)
     assert device.store is not None
     return App(device, device.store, server, tokens, floor, tell, config.connection.shutdown_drain, tuple(found))

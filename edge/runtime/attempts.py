@@ -65,6 +65,7 @@ class Attempts:
         self._is_woken = False
         self._may_be_many = False  # others have lost, or found, their connection in this moment, too
         self._is_spreading = False
+        self._was_planned = False
         self._attempted_at = self._woken_at = self._asked_at = -math.inf
         self._why = ""
 
@@ -80,8 +81,14 @@ class Attempts:
             self._woken_at = self._clock()
             self._wake.now(reason)
 
-    def ended(self, error: EdgeError | None, why: str = "") -> None:
-        """The attempt under way is over, `why` says of what; `error` None: it had delivered something."""
+    def done(self) -> None:
+        """Nothing is left to try: whatever wait is under way ends, without a word."""
+        self._wake.now("")
+
+    def ended(self, error: EdgeError | None, why: str = "", *, is_planned: bool = False) -> None:
+        """The attempt under way is over, `why` says of what; `error` None: it had delivered something. `is_planned`: by
+        our own will, and the next one is not spread, as the move to a better path was (runtime/roaming.py)."""
+        self._was_planned = is_planned
         self._why = why or self._why
         if self._over is not None and not self._over.done():
             self._over.set_result(error)
@@ -108,7 +115,7 @@ class Attempts:
             async for attempt in retrying:
                 with attempt:
                     await self._attempt(session)
-            self._may_be_many = True
+            self._may_be_many = self._may_be_many or not self._was_planned
 
     async def _attempt(self, session: Session) -> None:
         """One attempt, from the retry policy's leave to the connection's end; raises where it delivered nothing."""

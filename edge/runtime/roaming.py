@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -17,8 +18,9 @@ CALM_S = 300.0  # since the last one that went again: then it is trusted as in t
 
 
 class Roaming:
-    """Tells `on_change` what becomes of the way to the server, and where the link stands then. `used` says the source
-    address of the connection that there is, "" if none."""
+    """Tells `on_change` what becomes of the way to the server, and where the link stands then; `on_blind` that nobody
+    will tell any more. `used` says the source address of the connection that there is, "" if none. Over `fleet_spread`
+    seconds many devices spread themselves that get a better path in one moment."""
 
     def __init__(
         self,
@@ -27,6 +29,8 @@ class Roaming:
         used: Callable[[], str],
         tell: Callable[[Happening], None],
         clock: Callable[[], float],
+        on_blind: Callable[[str], None] = lambda reason: None,
+        fleet_spread: float = 0.0,
     ) -> None:
         self.current: LinkSnapshot | None = None
         self._watch = watch
@@ -34,6 +38,8 @@ class Roaming:
         self._used = used
         self._tell = tell
         self._clock = clock
+        self._on_blind = on_blind
+        self._fleet_spread = fleet_spread
         self._acted: LinkSnapshot | None = None
         self._settling: asyncio.TimerHandle | None = None
         self._settle_s = SETTLE_S
@@ -61,6 +67,7 @@ class Roaming:
         except Exception as error:  # noqa: BLE001  (whatever the kernel says, audio goes on)
             why = f"{type(error).__name__}: the connection is kept by time-outs alone"
             self._tell(Happening("warning", f"the network is not watched any more ({why})"))
+            self._on_blind("the network is not watched any more")
         finally:
             self._settled()
             self.current = None  # from here on it says nothing of how things are
@@ -81,7 +88,8 @@ class Roaming:
         is_back = bool(used) and not acted.carries(used) and snapshot.carries(used)  # a held socket has little time
         if delta.change is Change.BETTER and not is_back:
             if self._settling is None:
-                self._settling = asyncio.get_running_loop().call_later(self._wait_s(), self._move)
+                wait_s = self._wait_s() + random.uniform(0.0, self._fleet_spread)
+                self._settling = asyncio.get_running_loop().call_later(wait_s, self._move)
             return
         if self._settling is not None and delta.change is Change.IRRELEVANT:
             self._flapped()

@@ -344,7 +344,7 @@ class World:
                     STOP_TIMEOUT_S,
                     lambda answer: self._stopped(number, answer),
                 )
-            case events.Over(error, _):
+            case events.Over(error):
                 self._over(error)
             case events.Note(kind):
                 self.notes.append(kind)

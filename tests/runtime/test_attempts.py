@@ -13,6 +13,7 @@ import pytest
 from edge.core import events
 from edge.core.context import Phase
 from edge.core.ledger import Ledger
+from edge.core.link import Change
 from edge.core.policy import Policy
 from edge.core.session import Session, State
 from edge.errors import EdgeError, NameFailure, ServerRefused, TokenRefused, Unreachable
@@ -73,10 +74,10 @@ class Rig:
     def _step(self, event: events.Event) -> None:
         for effect in self.session.handle(event, now()):
             if isinstance(effect, events.Over):
-                self.attempts.ended(effect.error, effect.why)
+                self.attempts.ended(effect.error, effect.why, is_planned=effect.is_planned)
         self.moved.set()
         if self.session.phase is Phase.DONE:
-            self.attempts.wake("all is delivered")
+            self.attempts.done()
 
     def fail(self, error: EdgeError) -> None:
         """What the attempt under way has failed of."""
@@ -97,6 +98,11 @@ class Rig:
     def hang_up(self) -> None:
         """The connection ends."""
         self._step(events.SocketClosed(self.session.attempt, 1006, "reset"))
+
+    def move(self) -> None:
+        """There is a better path, and all is confirmed."""
+        self._step(events.LinkChanged(Change.BETTER, "wlan0", is_carried=True, is_kept=True, has_path=True))
+        self._step(events.Ack(self.session.attempt, self.ledger.last))
 
     def end(self) -> None:
         """The recording ends, and the server has all of it."""
@@ -453,6 +459,25 @@ def test_a_wake_by_the_link_during_a_mere_pause_is_spread() -> None:
             assert len(rig.tried) == 1
             assert len(rig.wakes_told) == 1
             await asyncio.sleep(SPREAD_S)
+            assert len(rig.tried) == 2
+
+    simulate(main())
+
+
+def test_a_move_to_a_better_path_is_not_spread_once_more() -> None:
+    async def main() -> None:
+        rig = of_a_fleet(None)
+        async with running(rig):
+            rig.connect()
+            await asyncio.sleep(10)
+            rig.move()
+            await asyncio.sleep(0.001)
+            assert len(rig.tried) == 2
+            assert rig.attempts_told[-1] == "attempt 1: reconnecting on the better path"
+            rig.ledger.capture(PACKET)
+            rig.connect()
+            rig.hang_up()
+            await asyncio.sleep(1.1)
             assert len(rig.tried) == 2
 
     simulate(main())

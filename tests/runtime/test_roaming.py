@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -39,13 +40,22 @@ OTHER_AIM = ("203.0.113.77",)
 class Rig:
     """A Roaming that is fed; `acted` has what it did, and how many seconds after the state was shown."""
 
-    def __init__(self, *states: LinkSnapshot, used: str = "") -> None:
+    def __init__(self, *states: LinkSnapshot, used: str = "", fleet_spread: float = 0.0) -> None:
         self.watch = FakeWatch(*states)
         self.used = used
         self.acted: list[tuple[Change, float]] = []
         self.snapshots: list[LinkSnapshot] = []
         self.told: list[Happening] = []
-        self.roaming = Roaming(self.watch, self._on_change, lambda: self.used, self.told.append, now)
+        self.blind: list[str] = []
+        self.roaming = Roaming(
+            self.watch,
+            self._on_change,
+            lambda: self.used,
+            self.told.append,
+            now,
+            self.blind.append,
+            fleet_spread,
+        )
         self._shown_at = 0.0
 
     def _on_change(self, delta: LinkDelta, snapshot: LinkSnapshot) -> None:
@@ -259,6 +269,22 @@ def test_one_that_lasts_just_long_enough_each_time_is_damped_too() -> None:
         assert await moved_after(rig) == SETTLE_S
 
 
+def test_a_fleet_moves_to_a_better_path_one_by_one() -> None:
+    async def wait() -> float:
+        rig = Rig(ON_MODEM, used=MODEM_ADDRESS, fleet_spread=120.0)
+        async with running(rig):
+            return await moved_after(rig)
+
+    async def main() -> None:
+        random.seed(4)
+        waits = sorted(await asyncio.gather(*(wait() for _ in range(200))))
+        assert SETTLE_S <= waits[0] < 5.0
+        assert 115.0 < waits[-1] <= SETTLE_S + 120.0
+        assert waits[100] == pytest.approx(60.0, abs=12.0)
+
+    simulate(main())
+
+
 def test_a_way_that_dies_while_a_better_one_settles_is_left_at_once() -> None:
     @roaming(ON_MODEM, used=MODEM_ADDRESS)
     async def course(rig: Rig) -> None:
@@ -398,6 +424,7 @@ def test_a_watch_that_raises_is_said_once_and_what_it_said_last_is_forgotten() -
         assert told.kind == "warning"
         assert "not watched any more" in told.text
         assert "OSError" in told.text
+        assert rig.blind == ["the network is not watched any more"]
         assert rig.watch.closes == 1
         assert rig.roaming.current is None
         assert rig.roaming.interface_to(OTHER_AIM) == ""
