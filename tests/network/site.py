@@ -198,9 +198,13 @@ class Site:
 
     @property
     def takeovers(self) -> int:
-        """How often the server replaced a socket that it still held."""
+        """How often a socket came for a session of which the server still held another, as far as it could know."""
         return sum(
-            message.get("reason") == "replaced" for connection in self.connections for _, message in connection.messages
+            any(
+                earlier.session == later.session and (earlier.closed_at is None or earlier.closed_at > later.opened_at)
+                for earlier in self.connections[:number]
+            )
+            for number, later in enumerate(self.connections)
         )
 
     # --- the verdict -----------------------------------------------------------------------------------------------

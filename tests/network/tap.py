@@ -56,7 +56,6 @@ class Flow:
     opened_at: float
     up: _Way
     down: _Way | None = None
-    reset_by_client_at: float | None = None
 
 
 class Tap:
@@ -144,7 +143,6 @@ class Tap:
             self.wire.sent(flow.link, ready, at)
             self.wire.handed(flow.link, ready, at)
         if flags & (_FIN | _RST):
-            flow.reset_by_client_at = at if flags & _RST else None
             self._closed(flow, at)
 
     def _down(self, client: tuple[str, int], number: int, flags: int, data: bytes, at: float) -> None:
@@ -156,11 +154,11 @@ class Tap:
         elif flow.down is not None:
             if ready := flow.down.take(number, data):
                 self.wire.told(flow.link, ready, at)
-            if flags & _RST:
+            if flags & (_FIN | _RST):
                 self._closed(flow, at)
 
     def _closed(self, flow: Flow, at: float) -> None:
-        """The client's side is over; what the server still says on it is read all the same."""
+        """One side has ended it, so the server knows; what still passes is read all the same."""
         connection = next((one for one in self.wire.connections if one.link == flow.link), None)
         if connection is None or connection.closed_at is None:
             self.wire.closed(flow.link, at)

@@ -101,7 +101,7 @@ async def _only_wifi(site: Site, outage_s: float) -> None:
     """Back to the Wi-Fi: not since it is better, which would be damped soon, but since there is nothing else."""
     site.lab.plug("wlan0")
     site.lab.pull("wwan0")
-    await asyncio.sleep(1.0)  # for so long there is nothing else
+    await asyncio.sleep(4.0 if site.plan.strict else 1.0)  # towards aia-v4 a lost link is waited for, for 2 s
     site.lab.plug("wwan0")
 
 
