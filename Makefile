@@ -7,8 +7,8 @@ CUTS ?= 50
 SEEDS ?= 20
 BIN := .venv/bin
 PY := $(BIN)/python
-# What the tests need: ALSA without a sound card, and a wall clock that steps.
-TEST_PACKAGES := pulseaudio pulseaudio-utils libasound2-plugins alsa-utils flac faketime
+# What the tests need: ALSA without a sound card, a wall clock that steps, and sticks.
+TEST_PACKAGES := pulseaudio pulseaudio-utils libasound2-plugins alsa-utils flac faketime dosfstools ntfs-3g
 STAMP := .venv/.made-by-make-env
 EXTRAS := --extra receive --extra demo --extra alsa --group dev
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
@@ -56,6 +56,13 @@ bench-cpu: env
 .PHONY: bench-link
 bench-link: env
 	@$(PY) -m tests.bench.link
+
+## make bench-network from a link's event to audio handled again, beside a floor and the clients of today, as root
+.PHONY: bench-network
+bench-network: env
+	@tests/tools/debian iproute2 nftables
+	@tests/tools/debian nodejs npm || echo 'Two of the clients of today are left out.'
+	@$(PY) -m tests.bench.network
 
 ## make campaign      random faults against the strict server
 .PHONY: campaign

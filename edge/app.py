@@ -14,7 +14,7 @@ from edge.adapters.http import HttpServerApi
 from edge.adapters.spool import CardRecording, SpoolDirectory
 from edge.adapters.state import StateDirectory
 from edge.adapters.websocket import WebSocketDialer
-from edge.adapters.wire import Connector, TlsFiles
+from edge.adapters.wire import ClockRescue, Connector, TlsFiles
 from edge.config import Loaded
 from edge.core.built import BUILT_UTC_S
 from edge.core.checktime import WINDOW_S
@@ -137,8 +137,7 @@ def build(
     tokens = Refresher(source, lambda kind, text: tell(Happening(kind, text)), boot_clock)
     has_server = bool(config.server.url)
     timeout_s = config.connection.connection_timeout
-    files = TlsFiles(config.server.ca_file, config.server.client_cert, config.server.client_key)
-    connector = Connector(config.server.url, proxy=config.connection.proxy, files=files, rescue=rescue)
+    connector = way_to_server(config, rescue)
     server = HttpServerApi(config.server.url, tokens.current, timeout_s, connector)
     dial = WebSocketDialer(config.server.url, tokens.current, state.device_id(), timeout_s, connector)
     fresh = FreshServer(server, tokens)
@@ -184,13 +183,20 @@ def build(
         clock=watch,
         aside=Uplink(fresh, dial, policy, retry, lambda happening: None, tokens=tokens) if has_server else None,
         watch=link_watch(tell) if has_server and config.connection.link_watch else None,
+        fleet_spread=config.connection.fleet_spread,
         make_store=make_store,
         max_seconds=config.spool.max_recording_hours * 3600,
     )
-    tokens.on_new = device.retry_now
+    tokens.on_new = device.courier.try_again
     steer(connector, device)
     assert device.store is not None
     return App(device, device.store, server, tokens, floor, tell, config.connection.shutdown_drain, tuple(found))
+
+
+def way_to_server(config: Config, rescue: ClockRescue | None = None) -> Connector:
+    """As configured. Raises ConfigError for a proxy or TLS files that cannot be used."""
+    files = TlsFiles(config.server.ca_file, config.server.client_cert, config.server.client_key)
+    return Connector(config.server.url, proxy=config.connection.proxy, files=files, rescue=rescue)
 
 
 def open_panel(config: Config, tell: Callable[[Happening], None]) -> Panel | None:

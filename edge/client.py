@@ -199,7 +199,7 @@ connectionFailed, statusChanged, networkChanged
         retry = RetryPolicy(chosen.max_reconnect_attempts, chosen.initial_reconnect_delay, chosen.max_reconnect_delay)
         fresh = FreshServer(self._server, tokens)
         self._uplink = Uplink(fresh, dial, self._policy, retry, self._told, tokens=tokens)
-        tokens.on_new = self._uplink.retry_now
+        tokens.on_new = self._uplink.try_again
         self._handlers: dict[str, list[Handler]] = {event: [] for event in EVENTS}
         self._calls: set[asyncio.Future[Any]] = set()
         self._closers: set[asyncio.Future[Any]] = set()

@@ -117,7 +117,9 @@ def shown(key: str, value: object) -> str:
 
 def _looks_like_token(path: str) -> bool:
     # Somebody put the token itself where its file belongs. No reason to write it into every log.
-    return len(path) >= 20 and "/" not in path and "." not in path[-6:] and not Path(path).exists()
+    is_random = len(path) >= 12 and all(re.search(kind, path) for kind in ("[a-z]", "[A-Z]", "[0-9]"))
+    is_token = (len(path) >= 20 or is_random) and "/" not in path and "." not in path[-6:]
+    return is_token and not Path(path).exists()
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -1,27 +1,24 @@
 """The whole tree of errors that reach a person, and who is at fault in each.
 
-    EdgeError                      exit  fault
-    |-- InternalError                1   local        our bug
-    |-- ConfigError                  2   local        a setting, an option, a file of ours
-    |-- StateDirectoryInUse          7   environment  another process owns the state directory
-    |-- MicrophoneError              6   environment  absent, gone, or not what was asked for
-    |-- Unreachable                  3   environment  no way to the server just now: worth another try
-    |   |-- NameFailure       dns    3   environment  its name cannot be resolved
-    |   |-- CaptivePortal     portal 3   environment  something on the way answers in its place
-    |   |-- CertificateNotYetValid
-    |   |                     clock  3   environment  its certificate begins in the future of this device's clock
-    |   |-- CertificateExpired
-    |   |                     expired
-    |   |                            3   environment  its certificate has ended, by this device's clock
-    |   |-- TlsRefused        tls    3   environment  no TLS that either side accepts
-    |   `-- ProxyFailure      proxy  3   environment  the proxy does not lead there
-    |-- ServerRefused                5   remote       the server said no: a person has to change something
-    |   |-- StartRefused             5   remote       it does not take the agent or the event
-    |   `-- TokenRefused      token  5   remote       it does not take the token: a new one may help
-    |-- PacketError                  5   remote       bytes that are no PCM1 packet
-    `-- UnreadableError              3   environment  audio kept on disk that cannot be read back
+    EdgeError                    name     exit  fault
+    |-- InternalError                        1  local        our bug
+    |-- ConfigError                          2  local        a setting, an option, a file of ours
+    |-- StateDirectoryInUse                  7  environment  another process owns the state directory
+    |-- MicrophoneError                      6  environment  absent, gone, or not what was asked for
+    |-- Unreachable                          3  environment  no way to the server just now: worth another try
+    |   |-- NameFailure          dns         3  environment  its name cannot be resolved
+    |   |-- CaptivePortal        portal      3  environment  something on the way answers in its place
+    |   |-- CertificateNotYetValid clock     3  environment  its certificate begins after this device's now
+    |   |-- CertificateExpired   expired     3  environment  its certificate has ended, by this device's clock
+    |   |-- TlsRefused           tls         3  environment  no TLS that both sides accept
+    |   `-- ProxyFailure         proxy       3  environment  the proxy does not lead there
+    |-- ServerRefused                        5  remote       the server said no: a person has to change something
+    |   |-- StartRefused                     5  remote       it does not take the agent or the event
+    |   `-- TokenRefused         token       5  remote       it does not take the token: a new one may help
+    |-- PacketError                          5  remote       bytes that are no PCM1 packet
+    `-- UnreadableError                      3  environment  audio kept on disk that cannot be read back
 
-Some have a `name` (second column), stable and short, which stands at the head of their text.
+A `name` is stable and short, and stands at the head of the text.
 
 An error's text is one line for a person: what happened, what it means for the audio, what to do.
 The command line prints exactly that and leaves with `exit_code`; it never prints a traceback.

@@ -32,4 +32,4 @@ def steer(connector: Connector, device: Device) -> None:
     roaming = device.roaming
     if roaming is not None:
         connector.on_resolved = roaming.aim
-        connector.bound_to = lambda: roaming.forced_interface
+        connector.bound_to = roaming.interface_to

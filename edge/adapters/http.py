@@ -79,6 +79,7 @@ class HttpServerApi:
         """What the server knows of `session_id`."""
         path = f"/session/{quote(session_id, safe='')}/status"
         code, body = await self._call("GET", path, None, self._timeout_s)
+        self._refuse_token(code, body)
         if not isinstance(body, dict) or not isinstance(body.get("exists"), bool):
             raise Unreachable(f"the server's status is not understood (HTTP {code})")
         backlog = body.get("backlog")

@@ -18,7 +18,7 @@ MOUNTS = Path("/proc/self/mountinfo")
 _MEDIA = tuple(map(Path, ("/boot", "/media", "/mnt", "/run/media", "/run/mount", "/Volumes")))
 # Without owners and rights of their own, or made to be carried about.
 _CARRIED = {
-    "vfat", "msdos", "exfat", "fat", "ntfs", "ntfs3", "fuseblk", "hfs", "hfsplus", "apfs", "iso9660", "udf", "umsdos",
+    "vfat", "msdos", "exfat", "fat", "ntfs", "ntfs3", "fuse", "fuseblk", "hfs", "hfsplus", "apfs", "iso9660", "udf",
 }  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def _fault(origin: Path, system: Path, table: Path) -> str:
     if medium is not None:
         return f"{name} lies below {medium}, where boot and removable media are"
     mount = mount_of(path, known)
-    if mount is None or mount.kind in _CARRIED:
+    if mount is None or mount.kind.removeprefix("fuse.") in _CARRIED:
         return f"{name} lies on a {mount.kind if mount else 'nameless'} file system, which is carried about"
     if system.resolve() not in path.parents:
         return f"{name} is no part of the system's configuration"

@@ -112,7 +112,7 @@ class WebSocketDialer:
         answer = error.response
         if answer.status_code in (401, 403):
             return TokenRefused(f"the server refused the token (HTTP {answer.status_code})")
-        location, content_type = (answer.headers.get(name, "") for name in ("Location", "Content-Type"))
+        location, content_type = (next(iter(answer.headers.get_all(name)), "") for name in ("Location", "Content-Type"))
         other = stranger(
             answer.status_code,
             content_type,

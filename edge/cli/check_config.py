@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from edge import app, tokens
 from edge.cli import output
 from edge.config import DEFAULT_PATH, ConfigErrors, Loaded, default_path, load, shown
 from edge.errors import ConfigError, ExitCode
 from edge.settings import SECTIONS
-from edge.tokens import check
 
 HELP = "show the effective configuration and everything that is wrong with it"
 
@@ -36,13 +36,14 @@ def run(args: argparse.Namespace) -> int:
         output.note(f"there is no {DEFAULT_PATH}: these are the defaults")
     for text in loaded.notes:
         output.note(text)
-    try:
-        check(loaded, output.note)
-    except ConfigError as error:
-        # Who may edit the configuration need not be allowed to read the token: that is a remark, not an error.
-        if not isinstance(error.__context__, PermissionError):
-            raise
-        output.note(str(error))
+    for look in (lambda: tokens.check(loaded, output.note), lambda: app.way_to_server(loaded.config)):
+        try:
+            look()
+        except ConfigError as error:
+            # Who may edit the configuration need not be allowed to read the secrets: that is a remark, not an error.
+            if not isinstance(error.__context__, PermissionError):
+                raise
+            output.note(str(error))
     return ExitCode.WHOLE
 
 

@@ -217,18 +217,19 @@ class Context:
         self.do(CloseSocket(abort))
         self.end_attempt()
 
-    def rest(self, error: EdgeError, kind: str = "lost") -> None:
-        """The attempt is over, which people are told as `kind`; the retry policy decides when the next one comes.
+    def rest(self, error: EdgeError, *, is_planned: bool = False) -> None:
+        """The attempt is over, by our own will where `is_planned`; the retry policy decides when the next one comes.
 
         A refused token is no failure yet: the shell knows whether another one can be had, and says `Refused` if not.
         """
         self.end_attempt()
-        self.do(Over(None if self.has_progress else error))
+        self.do(Over(None if self.has_progress else error, str(error), is_planned))
         if isinstance(error, TokenRefused):
             pass
         elif isinstance(error, ServerRefused):
             self.failure = error
         else:
+            kind = "moved" if is_planned else "lost"
             self.do(Note(kind, str(error), {"trouble": error.name} if error.name else {}))
         self.phase = Phase.FAILED if self.failure is not None else Phase.WAITING
         if self.is_complete:

@@ -237,9 +237,12 @@ class Release(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Over(Effect):
-    """This attempt has ended. `error` None: it had delivered something, so waits and counts start afresh."""
+    """This attempt has ended. `error` None: it had delivered something, so waits and counts start afresh. `why` says of
+    what it ended, where it did not end well. `is_planned`: we ended it, to go on by a better path."""
 
     error: EdgeError | None
+    why: str = ""
+    is_planned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

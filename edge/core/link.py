@@ -51,15 +51,11 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """How something would get to the server: out of `interface`, from `source`, through `gateway` ("" where none).
-
-    `is_forced`: the kernel alone would send elsewhere, so a socket has to be bound to the interface.
-    """
+    """How something would get to the server: out of `interface`, from `source`, through `gateway` ("" where none)."""
 
     interface: str
     source: str
     gateway: str
-    is_forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

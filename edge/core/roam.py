@@ -141,7 +141,7 @@ def part(c: Context, now: float) -> None:
     """Close in order and come back on the better path."""
     c.leave_socket(abort=False)
     c.has_progress = True
-    c.rest(Unreachable("reconnecting on the better path"), "moved")
+    c.rest(Unreachable("reconnecting on the better path"), is_planned=True)
 
 
 def confirmed(c: Context, event: Pong, now: float) -> None:

@@ -13,9 +13,7 @@ from edge.runtime.ports import Clock
 INTERVAL_S = 2.0
 STEP_S = 0.5  # a change that people are told of
 _NOISE_S = 0.005  # between two readings of the same clock
-
-
-_SLEPT_S = 1.0
+_SLEPT_S = 1.0  # less is no sleep, and nothing that a connection would notice
 
 
 def _nobody(*nothing: object) -> None:

@@ -47,6 +47,9 @@ class Way(Protocol):
     def retry_now(self, reason: str) -> None:
         """Do not wait."""
 
+    def try_again(self, reason: str) -> None:
+        """Do not wait, if it waits."""
+
     def doubt(self, reason: str) -> None:
         """Test the connection."""
 
@@ -102,6 +105,16 @@ class Courier:
         self._wake.now(reason)
         self._wake_beside.now(reason)
         self.uplink.retry_now(reason)
+        if self._aside is not None:
+            self._aside.retry_now(reason)
+
+    def try_again(self, reason: str) -> None:
+        """What attempts have failed of may be over: do not wait for the next one."""
+        self._wake.now(reason)
+        self._wake_beside.now(reason)
+        self.uplink.try_again(reason)
+        if self._aside is not None:
+            self._aside.try_again(reason)
 
     def doubt(self, reason: str) -> None:
         """Something happened that a connection may not have survived: test it at once."""

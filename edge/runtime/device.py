@@ -66,6 +66,7 @@ class Device:
         clock: ClockWatch,
         aside: Uplink | None = None,
         watch: LinkWatch | None = None,
+        fleet_spread: float = 0.0,
         make_store: Callable[[Ring], Store] | None = None,
         max_seconds: float = 0.0,
     ) -> None:
@@ -77,7 +78,10 @@ class Device:
         clock.on_doubt = self.courier.doubt
         used = lambda: self.courier.uplink.local_address  # noqa: E731
         link_changed = self.courier.link_changed
-        self.roaming = Roaming(watch, link_changed, used, tell, boot_clock) if watch is not None else None
+        blind = self.courier.retry_now
+        self.roaming = (
+            Roaming(watch, link_changed, used, tell, boot_clock, blind, fleet_spread) if watch is not None else None
+        )
         self.store = make_store(self.ring) if make_store is not None else None
         self._share = RingShare(self.ring)
         self._max_frames = int(max_seconds * audio.rate_hz) or None

@@ -36,6 +36,9 @@ class NoServer:
     def retry_now(self, reason: str) -> None:
         """There is nothing to try."""
 
+    def try_again(self, reason: str) -> None:
+        """Nothing to do."""
+
     def doubt(self, reason: str) -> None:
         """There is nothing to test."""
 

@@ -18,7 +18,7 @@ FIRST_RETRY_S = 0.5
 _MOST_RETRY_S = 30.0
 _PERSON_S = 60.0  # where a person has to act
 _FLOOR_S = 10.0  # a token that was just fetched is not followed by another one sooner, whatever it says of its life
-_IDLE_S = 3600.0
+_IDLE_S = 60.0  # asleep the machine's timers stand still, the boot clock does not: look again soon after
 _JITTER = 0.1
 
 

@@ -16,6 +16,7 @@ from edge.core.delivery import Poll
 from edge.core.link import Change, LinkDelta, LinkSnapshot
 from edge.core.messages import parse
 from edge.core.policy import Policy
+from edge.core.roam import UNDER_WAY
 from edge.core.session import Session, State
 from edge.errors import EdgeError, InternalError, ServerRefused, Unreachable
 from edge.runtime.attempts import Attempts, RetryPolicy
@@ -96,11 +97,17 @@ class Uplink:
         self._feed(events.Doubted(reason))
         self._attempts.wake(reason)
 
-    def doubt(self, reason: str) -> None:
-        """Something happened that a connection may not have survived: test it at once, or try at once."""
-        self._feed(events.Doubted(reason))
+    def try_again(self, reason: str) -> None:
+        """What attempts have failed of may be over: do not wait for the next one. Of a connection it says nothing."""
         if self._session is not None and self._session.wants_attempt:
-            self._attempts.wake(reason)
+            self._attempts.wake_with_others(reason)
+
+    def doubt(self, reason: str) -> None:
+        """Something happened that a connection may not have survived: test it at once, or try at once. One that is held
+        is tested when the link is back."""
+        if self._session is not None and self._session.phase is not Phase.HELD:
+            self._feed(events.Doubted(reason))
+            self.try_again(reason)
 
     @property
     def local_address(self) -> str:
@@ -113,22 +120,27 @@ class Uplink:
         if change is Change.IRRELEVANT:
             return
         self._server.forget_connections()
-        if used:
-            is_carried, is_kept = snapshot.carries(used), snapshot.has_address(used)
-            if change is Change.BETTER and snapshot.is_on_path(used):
-                return
+        phase = self._session.phase if self._session is not None else Phase.DONE
+        is_better = change is Change.BETTER
+        self._better = (delta.reason, snapshot) if is_better and phase in UNDER_WAY else None
+        if not used:
+            is_carried, is_kept = is_better, False
+        elif is_better and phase is not Phase.HELD and snapshot.is_on_path(used):
+            return
         else:
-            is_carried, is_kept = change is Change.BETTER, False
-            self._better = (delta.reason, snapshot) if change is Change.BETTER else None
+            is_carried, is_kept = snapshot.carries(used), snapshot.has_address(used)
         has_path = snapshot.path is not None
         self._feed(events.LinkChanged(change, delta.reason, is_carried, is_kept, has_path))
-        if has_path and self._session is not None and self._session.wants_attempt:
-            self._attempts.wake_by_link(delta.reason)
+        if has_path and not (is_better and phase is Phase.STREAMING):  # that one goes on by itself
+            self.try_again(delta.reason)
+        if self._better is not None:
+            self._attempts.wake_with_others(delta.reason)  # if the attempt fails, the next one comes at once
 
     def _move_if_better(self) -> None:
         """The attempt that has just succeeded may have begun before there was a better path."""
         better, self._better = self._better, None
-        if better is not None and not better[1].is_on_path(self.local_address):
+        used = self.local_address
+        if better is not None and used and not better[1].is_on_path(used):
             self._feed(events.LinkChanged(Change.BETTER, better[0], is_carried=True, is_kept=True, has_path=True))
 
     async def refused(self) -> None:
@@ -211,7 +223,7 @@ class Uplink:
         self._rearm(session)
         self._has_moved()
         if session.phase is Phase.DONE:
-            self._attempts.wake("all is delivered")
+            self._attempts.done()
         self._show(session.state)
 
     def _break(self, error: EdgeError) -> None:
@@ -260,8 +272,8 @@ class Uplink:
                 self._request(lambda: self._start(self._current_recording.settings, number))
             case events.StopSession(session_id):
                 self._request(lambda: self._stop(session_id, number))
-            case events.Over(error):
-                self._attempts.ended(error)
+            case events.Over(error, why, is_planned):
+                self._attempts.ended(error, why, is_planned=is_planned)
             case events.Note(kind, text, message):
                 self._tell(Happening(kind, text, message or None))
             case _:

@@ -27,6 +27,17 @@ class Wake:
         self._event.clear()
         return self._reason
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the next wait will end before it has begun."""
+        return self._event.is_set()
+
+    def take(self) -> str:
+        """The reason of a wake-up that came while nobody waited, "" where none did. It counts no more."""
+        reason = self._reason if self._event.is_set() else ""
+        self._event.clear()
+        return reason
+
     def forget(self) -> None:
         """Drop a wake-up that came while nobody waited."""
         self._event.clear()

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import logging
+import socket
 import ssl
 import traceback
 from collections.abc import Awaitable, Callable
@@ -57,12 +58,20 @@ heads: WeakKeyDictionary[asyncio.StreamWriter, bytes] = WeakKeyDictionary()
 class RawServer:
     """Hands each connection to `talk` and remembers the request lines and headers that came, as bytes."""
 
-    def __init__(self, talk: Talk, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        talk: Talk,
+        *,
+        host: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+        listener: socket.socket | None = None,
+    ) -> None:
         self.requests: list[bytes] = []
         self.connections = 0
         self._talk = talk
         self._host = host
         self._tls = tls
+        self._listener = listener
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -78,7 +87,10 @@ class RawServer:
         return len(self._writers)
 
     async def __aenter__(self) -> RawServer:
-        self._server = await asyncio.start_server(self._serve, self._host, 0, ssl=self._tls)
+        if self._listener is not None:
+            self._server = await asyncio.start_server(self._serve, sock=self._listener, ssl=self._tls)
+        else:
+            self._server = await asyncio.start_server(self._serve, self._host, 0, ssl=self._tls)
         return self
 
     async def __aexit__(

@@ -153,7 +153,7 @@ async def test_stop_needs_the_answer_of_such_a_server(watch: TokenWatch) -> None
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", [start, stop])
+@pytest.mark.parametrize("call", [start, stop, status])
 @pytest.mark.parametrize(
     "talk",
     [
@@ -228,7 +228,7 @@ async def test_a_server_that_is_not_ready_is_worth_another_try(code: int, watch:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"[]", b"{}", b'{"exists": "yes"}', b'[{"error": "x"}, 401]', b"[" * 99999]
+    "body", [b"", b"<html>", b"[]", b"{}", b'{"exists": "yes"}', b'[{"error": "x"}, 404]', b"[" * 99999]
 )
 async def test_a_status_that_is_none_is_no_answer(body: bytes, watch: TokenWatch) -> None:
     error, _ = await tried(answers("200 OK", body), status, watch)

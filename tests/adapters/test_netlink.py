@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,7 +131,7 @@ def test_a_kernel_that_goes_on_sending_into_a_dead_cable(lab: Lab, without_netli
         delta = seen.step(lambda: lab.pull("eth0"), lambda state: not interface(state, "eth0").is_running)
         assert delta.change is Change.MOVED
         assert [way.interface for way in seen.now.ways] == ["wlan0", "wwan0"]
-        assert seen.now.path == replace(seen.now.ways[0], is_forced=True)
+        assert seen.now.path == seen.now.ways[0]
         assert seen.change(lambda: lab.plug("eth0"), on("eth0")) is Change.BETTER
 
 

@@ -25,6 +25,7 @@ class ThreadedReceiver:
     def __init__(self, out: Path, token: str = TOKEN, **options: Any) -> None:
         self.out = out
         self._token = token
+        self.is_strict = options.get("strict") is not None
         self._options = options
         self.port = 0
         self._receiver: Receiver | None = None
@@ -77,6 +78,14 @@ class ThreadedReceiver:
             self._thread.join(_BOUND_S)
             assert not self._thread.is_alive()
             self._thread = None
+
+    def accept(self, token: str) -> None:
+        """From now on `token` is the one that is taken, as where the one before has expired."""
+
+        def change(receiver: Receiver) -> None:
+            receiver._face._token = token.encode()
+
+        self.do(change)
 
     def do(self, what: Callable[[Receiver], _T]) -> _T:
         """Call `what` in the receiver's loop."""

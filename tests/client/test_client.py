@@ -19,7 +19,7 @@ from edge import ResilientWebSocket
 from edge.adapters.wav import ToneSource
 from edge.client import EVENTS, Options, read_options
 from edge.core.packet import AudioFormat, decode_header
-from edge.errors import ConfigError, EdgeError, InternalError, MicrophoneError, ServerRefused, Unreachable
+from edge.errors import ConfigError, EdgeError, InternalError, MicrophoneError, ServerRefused, TokenRefused, Unreachable
 from edge.receiver.config import ReceiverConfig
 from edge.receiver.recovery import wire_packets
 from edge.receiver.server import Receiver
@@ -257,7 +257,7 @@ async def test_a_wrong_token_raises_refused_and_says_so(tmp_path: Path) -> None:
     async with receiving(tmp_path) as receiver:
         ws = client(receiver.url, "wrong-token")
         log = Log(ws)
-        with pytest.raises(ServerRefused, match="refused the token") as caught:
+        with pytest.raises(TokenRefused, match=r"refused the token.*check auth_token") as caught:
             await ws.connect("agent", "event")
         assert "wrong-token" not in str(caught.value)
         assert isinstance(log.of("connectionFailed")[0][0], ServerRefused)
@@ -277,6 +277,50 @@ async def test_a_token_may_be_a_function_and_is_asked_each_time(tmp_path: Path) 
         ws.network_changed()
         await log.until("open")
         await ws.close()
+
+
+async def test_a_token_may_come_from_an_async_function_and_expire(tmp_path: Path) -> None:
+    asked: list[str] = []
+    valid = TOKEN
+
+    async def token() -> str:
+        await asyncio.sleep(0.01)  # over a network, say
+        asked.append(valid)
+        return valid
+
+    async with receiving(tmp_path) as receiver:
+        ws = client(receiver.url, token)
+        log = Log(ws)
+        await ws.connect("agent", "event")
+        ws.send_audio(pattern(0, 16000))
+        for number in (1, 2):
+            valid = f"token-{number}"
+            receiver._face._token = valid.encode()
+            assert receiver.drop_sockets() == 1
+            await log.until("reconnected", number)
+            ws.send_audio(pattern(16000 * number, 16000))
+        account = await ws.close()
+        assert account["delivered"] == 48000
+        assert account["reconnects"] == 2
+        assert "failed" not in [new for new, _ in log.of("statusChanged")]
+        assert not any("token" in str(error) for (error,) in log.of("error"))
+    assert asked == [TOKEN, "token-1", "token-2"]
+    assert heard(tmp_path) == pattern(0, 48000)
+
+
+async def test_an_expired_token_is_renewed_within_the_attempt_that_it_fails(tmp_path: Path) -> None:
+    """The function is a moment late: what it says before the attempt is refused, what it says then is not."""
+    tokens = iter([TOKEN, TOKEN])
+    async with receiving(tmp_path) as receiver:
+        ws = client(receiver.url, lambda: next(tokens, "token-2"))
+        log = Log(ws)
+        await ws.connect("agent", "event")
+        receiver._face._token = b"token-2"
+        receiver.drop_sockets()
+        await log.until("reconnected")
+        await ws.close()
+        assert "failed" not in [new for new, _ in log.of("statusChanged")]
+        assert log.of("connectionFailed") == []
 
 
 async def test_a_token_function_that_raises_is_one_failed_attempt(tmp_path: Path) -> None:

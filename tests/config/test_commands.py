@@ -265,6 +265,27 @@ def test_check_config_looks_at_the_token_too(tmp_path: Path, capsys: Capture) ->
     assert "hunter2" not in captured.out + captured.err
 
 
+def test_check_config_looks_at_the_way_to_new_tokens(tmp_path: Path, capsys: Capture) -> None:
+    path, files = tmp_path / "edge.toml", ("key", "seed")
+    text = '[server]\nurl = "https://host"\nrefresh_url = "https://p.example"\n'
+    path.write_text(f'{text}refresh_key_file = "key"\nrefresh_token_file = "seed"\n')
+    for missing in files:
+        assert main(["check-config", str(path)]) == 2
+        assert str(tmp_path / missing) in capsys.readouterr().err
+        (tmp_path / missing).write_text("hunter2")
+        (tmp_path / missing).chmod(0o644)
+    assert main(["check-config", str(path)]) == 0
+    captured = capsys.readouterr()
+    assert "hunter2" not in captured.out + captured.err
+    assert captured.err.count("can be read by everybody") == 1  # the key is public
+    assert "the file with the refresh token" in captured.err
+    path.write_text('[server]\nurl = "https://host"\ntoken_command = "/bin/echo hunter2"\n')
+    assert main(["check-config", str(path)]) == 2
+    captured = capsys.readouterr()
+    assert "server.token_command is refused: " in captured.err
+    assert "hunter2" not in captured.out + captured.err
+
+
 def test_a_token_that_only_the_service_may_read_is_a_note(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +302,26 @@ def test_a_token_that_only_the_service_may_read_is_a_note(
     monkeypatch.setattr(Path, "open", lambda p, *a: denied() if p.name == "token" else real(p, *a))
     assert check_config.run(SimpleNamespace(file=str(path))) == 0  # type: ignore[arg-type]
     assert "note: the token file" in capsys.readouterr().err
+
+
+def test_check_config_looks_at_the_tls_files_and_the_proxy_too(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "edge.toml"
+    path.write_text('[server]\nurl = "https://host"\nca_file = "ca.pem"\n')
+    assert main(["check-config", str(path)]) == 2
+    assert "server.ca_file cannot be used: No such file or directory" in capsys.readouterr().err
+    path.write_text('[server]\nurl = "https://host"\n[connection]\nproxy = "environment"\n')
+    monkeypatch.setenv("https_proxy", "socks5://me:hunter2@proxy:1080")
+    assert main(["check-config", str(path)]) == 2
+    captured = capsys.readouterr()
+    assert "names no proxy of the kind http://HOST:PORT" in captured.err
+    assert "hunter2" not in captured.out + captured.err
+    path.write_text('[server]\nurl = "https://host"\n[connection]\nproxy = "http://me:hunter2@proxy:3128"\n')
+    assert main(["check-config", str(path)]) == 0
+    captured = capsys.readouterr()
+    assert 'proxy = "http://***"' in captured.out
+    assert "hunter2" not in captured.out + captured.err
 
 
 def test_check_config_without_a_file_shows_the_defaults(

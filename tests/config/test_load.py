@@ -266,6 +266,47 @@ def test_a_token_in_the_wrong_place_is_sent_to_its_file(tmp_path: Path) -> None:
 def test_a_token_in_place_of_its_file_is_not_shown() -> None:
     assert shown("server.token_file", "eyJhbGciOiJIUzI1NiJ9x") == '"***"'
     assert shown("server.token_file", "/etc/edge/token") == '"/etc/edge/token"'
+    assert shown("server.refresh_token_file", "4nYUCw0wZRqK") == '"***"'  # Supabase's are that short
+    assert shown("server.refresh_token_file", "refresh-token") == '"refresh-token"'
+
+
+def test_the_arguments_of_a_command_are_not_shown() -> None:
+    assert shown("server.token_command", "/usr/bin/give --password hunter2") == '"/usr/bin/give ***"'
+    assert shown("server.token_command", "/usr/bin/give") == '"/usr/bin/give"'
+
+
+FILES = {"server.refresh_key_file": "k", "server.refresh_token_file": "t"}
+
+
+@pytest.mark.parametrize(
+    ("given", "rule"),
+    [
+        ({"server.token_command": "give-token"}, "must be an absolute path and arguments, or empty"),
+        ({"server.token_command": "/bin/echo 'x"}, "a quotation mark is not closed"),
+        ({"server.token_command": "/bin/echo x\n"}, "must be an absolute path"),
+        ({"server.token_command": "   "}, "must be an absolute path"),
+        ({"server.refresh_url": "https://p.example/auth/v1", **FILES}, "and nothing behind it"),
+        ({"server.refresh_url": "http://p.example", **FILES}, "the tokens would travel readable"),
+        ({"server.refresh_url": "https://p.example"}, "is needed beside server.refresh_url"),
+        ({"server.refresh_token_file": "t"}, "is needed beside server.refresh_url, and only there"),
+        ({"server.token_file": "t", "server.token_command": "/bin/x"}, "cannot be used beside server.token_file"),
+        (
+            {"server.token_command": "/bin/x", "server.refresh_url": "https://p.example", **FILES},
+            "cannot be used beside server.token_command: a token comes from one place",
+        ),
+    ],
+)
+def test_a_token_comes_from_one_place_and_by_a_whole_way(given: dict[str, object], rule: str) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        load(overrides={"server.url": "https://host", **given})
+    assert rule in str(caught.value)
+
+
+def test_ways_to_a_token_that_are_whole() -> None:
+    load(overrides={"server.token_command": "/bin/echo 'two words' x"})
+    load(overrides={"server.refresh_url": "https://p.example", **FILES})
+    load(overrides={"server.refresh_url": "http://127.0.0.1:9999", **FILES})
+    load(overrides={"server.refresh_url": "http://p.example", "server.allow_insecure": True, **FILES})
 
 
 def test_packets_must_hold_whole_frames() -> None:

@@ -238,3 +238,11 @@ def test_what_always_holds(old: LinkSnapshot, new: LinkSnapshot, source: str) ->
         used = source or old.path.source
         died = old.carries(used) and not new.carries(used)
         assert died == (change in (Change.READDRESSED, Change.MOVED))
+
+
+def test_nothing_is_gained_by_moving_to_where_the_socket_is() -> None:
+    both = snapshot(ETH, WWAN, ways=(BY_ETH, BY_WWAN))
+    assert both.is_on_path("192.0.2.2")
+    assert both.is_on_path("2001:db8::2%eth0")  # another address of the same interface
+    assert not both.is_on_path("10.64.0.4")
+    assert not NOTHING.is_on_path("192.0.2.2")

@@ -142,13 +142,18 @@ class Site:
         await self.recorder.start()
         await self.handled(time.monotonic())
 
-    async def stop(self, timeout_s: float = DRAIN_S) -> Outcome:
-        """Ctrl-C; when all is delivered and the receiver is closed, the verdict."""
+    async def end_recorder(self, timeout_s: float = DRAIN_S) -> tuple[int, dict[str, Any]]:
+        """Ctrl-C; its exit code and account when all is delivered."""
         self.recorder.signal(signal.SIGINT)
         code = await self.recorder.wait(timeout_s)
+        return code, last_json(self.recorder)
+
+    async def stop(self, timeout_s: float = DRAIN_S) -> Outcome:
+        """Ctrl-C; when all is delivered and the receiver is closed, the verdict."""
+        code, account = await self.end_recorder(timeout_s)
         self.receiver.signal(signal.SIGTERM)
         await self.receiver.wait(BOUND_S + 40.0)  # a strict one lives on for half a minute (PROTOCOL.md, trap 7)
-        return self._judge(code)
+        return self._judge(code, account)
 
     # --- what the tap saw ------------------------------------------------------------------------------------------
 
@@ -200,8 +205,7 @@ class Site:
 
     # --- the verdict -----------------------------------------------------------------------------------------------
 
-    def _judge(self, code: int) -> Outcome:
-        account = last_json(self.recorder)
+    def _judge(self, code: int, account: dict[str, Any]) -> Outcome:
         frames = account.get("expected", 0)
         source = Noise(self.plan.seed, frames)
         problems = [] if code == 0 else [f"exit code {code}; {self.recorder.tail()}"]

@@ -281,9 +281,13 @@ class FakeServer:
         if session_id not in self.sessions:
             socket.end(1011, "Session not found")
         elif not self.is_silent:
-            next_seq = len(self.stored[self.sessions[session_id]]) + 1
-            socket.tell({"type": "hello", "session_id": session_id, "acks": True, "next_seq": next_seq})
+            self.greet(socket)
         return socket
+
+    def greet(self, socket: FakeSocket) -> None:
+        """The first message."""
+        next_seq = len(self.stored[self.sessions[socket.session_id]]) + 1
+        socket.tell({"type": "hello", "session_id": socket.session_id, "acks": True, "next_seq": next_seq})
 
     def _use(self, user: object) -> None:
         if len(self.in_use) >= self.most_sockets:

@@ -28,6 +28,8 @@ class Rig:
         self.watch.follow(self.timebase)
         self.changes: list[Anchor | None] = []
         self.watch.on_change = lambda: self.changes.append(self.timebase.current)
+        self.doubts: list[str] = []
+        self.watch.on_doubt = self.doubts.append
 
     def look(self, utc_minus_boot_s: float, *, trusted: bool) -> Anchor:
         found = self.clock.set(utc_minus_boot_s, trusted=trusted)
@@ -100,6 +102,97 @@ def test_a_trusted_clock_is_kept_when_somebody_sets_it_by_hand_until_it_is_synch
     assert rig.changes == []
     again = rig.look(1002.0, trusted=True)
     assert rig.changes == [again]
+
+
+# --- what a connection may not have survived -------------------------------------------------------------------------
+
+
+def sleep(rig: Rig, seconds: float) -> None:
+    """CLOCK_BOOTTIME runs on while the machine sleeps, so the anchor stays."""
+    rig.clock.slept += seconds
+    rig.watch.look()
+
+
+def test_a_sleep_is_told_once_and_puts_the_connection_in_doubt() -> None:
+    clock = FakeClock(1000.0)
+    clock.slept = 500.0  # before this process began
+    rig = Rig(clock)
+    rig.watch.look()
+    assert (rig.told, rig.doubts) == ([], [])
+    sleep(rig, 3600.0)
+    rig.watch.look()
+    assert rig.told == [Happening("slept", "the machine slept for 3600 s")]
+    assert rig.doubts == ["the machine slept"]
+    assert rig.changes == []
+    sleep(rig, 7.4)
+    assert [happening.text for happening in rig.told[1:]] == ["the machine slept for 7 s"]
+    assert len(rig.doubts) == 2
+
+
+def test_a_moment_of_suspend_is_no_sleep() -> None:
+    """The two clocks are not read in one moment."""
+    rig = Rig(FakeClock(1000.0))
+    for _ in range(10):
+        sleep(rig, 0.5)
+    assert (rig.told, rig.doubts) == ([], [])
+
+
+def test_a_sleep_is_noticed_within_one_interval_of_waking() -> None:
+    async def main() -> None:
+        rig = Rig(FakeClock(1000.0))
+        running = asyncio.create_task(rig.watch.run())
+        await asyncio.sleep(10.5 * INTERVAL_S)
+        rig.clock.slept += 60.0
+        await asyncio.sleep(INTERVAL_S)
+        assert rig.doubts == ["the machine slept"]
+        await joined([running])
+
+    simulate(main())
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+@pytest.mark.parametrize("step_s", [0.6, -0.6, 1e8, -1e8])
+def test_a_step_of_the_clock_puts_the_connection_in_doubt_behind_the_new_stamps(step_s: float, trusted: bool) -> None:
+    """Proxies and certificates go by it."""
+    rig = Rig(FakeClock(2e8, trusted=trusted))
+    order: list[str] = []
+    rig.watch.on_change = lambda: order.append("stamps")
+    rig.watch.on_doubt = order.append
+    rig.look(2e8 + step_s, trusted=trusted)
+    rig.watch.look()
+    assert order == ["stamps", "the clock was set"]
+
+
+def test_trust_gained_with_a_step_does_and_without_one_does_not() -> None:
+    rig = Rig(FakeClock(0.0, trusted=False))
+    rig.look(0.0, trusted=True)
+    assert rig.doubts == []
+    rig = Rig(FakeClock(0.0, trusted=False))
+    rig.look(1.7e9, trusted=True)
+    assert rig.doubts == ["the clock was set"]
+
+
+def test_a_small_step_leaves_the_connection_alone() -> None:
+    rig = Rig(FakeClock(1000.0))
+    rig.look(1000.3, trusted=True)
+    assert (len(rig.changes), rig.doubts) == (1, [])
+
+
+def test_a_sleep_after_which_the_clock_is_set_is_both() -> None:
+    rig = Rig(FakeClock(1000.0))
+    rig.clock.slept = 60.0
+    rig.look(1010.0, trusted=True)
+    assert rig.doubts == ["the machine slept", "the clock was set"]
+    assert [happening.kind for happening in rig.told] == ["slept", "clock"]
+
+
+def test_nobody_has_to_listen() -> None:
+    clock = FakeClock(1000.0)
+    watch = ClockWatch(clock, lambda happening: None)
+    clock.slept = 60.0
+    clock.set(2000.0, trusted=True)
+    watch.look()
+    assert watch.anchor.utc_minus_boot_s == 2000.0
 
 
 def test_a_timebase_that_nobody_needs_is_forgotten() -> None:

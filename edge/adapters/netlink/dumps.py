@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from edge.adapters.netlink.kinds import known_kind
 from edge.adapters.netlink.rtnetlink import IFF_RUNNING, IFF_UP, RTN_LOCAL, RTN_UNICAST, Link, Route, Rtnetlink
@@ -72,7 +71,7 @@ class Dumps:
             firsts.setdefault(target.family, target)
         ways = [way for first in firsts.values() for way in self._ways(running, first, scopes.get(first.scope, 0))]
         if path is None:
-            return next((replace(way, is_forced=True) for way in ways), None), tuple(ways)
+            return next(iter(ways), None), tuple(ways)
         return path, (path, *(way for way in ways if not is_same_way(way, path)))
 
     def _ways(self, running: dict[int, Interface], target: Target, scope: int) -> list[Path]:

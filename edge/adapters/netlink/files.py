@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path as FilePath
 
@@ -85,7 +85,7 @@ class Files:
             return None, ()
         others = [way for found in ways.values() for way in found]
         if path is None:
-            return next((replace(way, is_forced=True) for way in others), None), tuple(others)
+            return next(iter(others), None), tuple(others)
         return path, (path, *(way for way in others if not is_same_way(way, path)))
 
     def _interfaces(self) -> tuple[Interface, ...]:

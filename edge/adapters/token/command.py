@@ -52,11 +52,12 @@ class TokenCommand:
             ) from None
         finally:
             await _end(process)
-        if code:
+        is_too_much = len(output) > _MOST_BYTES
+        if code and not is_too_much:
             how = f"with {code}" if code > 0 else f"by signal {-code}"
             raise Unreachable(f"server.token_command ended {how}", _KEPT, _BY_HAND)
         text = output.strip()
-        if len(output) > _MOST_BYTES or not re.fullmatch(rb"[\x21-\x7e]+", text):
+        if is_too_much or not re.fullmatch(rb"[\x21-\x7e]+", text):
             what = "server.token_command must print one line of visible ASCII characters, and at most 16 KiB"
             raise Unreachable(what, _KEPT, "let it print the token alone")
         token = text.decode("ascii")

@@ -24,7 +24,8 @@ from edge.errors import ConfigError, EdgeError
 _T = TypeVar("_T")
 Tls = dict[str, Any]
 
-_NAME_SHARE = 0.5  # of an attempt's time; a name service that is late serves the next attempt
+# For the name: half of an attempt's time, and no more than this. A name service that is late serves the next attempt.
+_NAME_S = 5.0
 _RESCUE_SHARE = 0.5  # of what is left of it: the attempt itself is still to come
 
 
@@ -32,9 +33,9 @@ class Connector:
     """Makes the connections to `base_url`, http(s)://host[:port]; whoever uses them speaks TLS by `tls_options`.
 
     `proxy` is the setting connection.proxy. `on_resolved` gets the addresses that an attempt leads to, the proxy's
-    where there is one; `bound_to` says the interface that a socket has to be bound to, "" for none. `rescue` serves
-    where the clock cannot be trusted; without it the clock is what counts. Raises ConfigError for a proxy or TLS files
-    that cannot be used.
+    where there is one; `bound_to` says out of which interface a socket to such addresses has to go, "" for any.
+    `rescue` serves where the clock cannot be trusted; without it the clock is what counts. Raises ConfigError for a
+    proxy or TLS files that cannot be used.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Connector:
         proxy: str = "",
         files: TlsFiles | None = None,
         on_resolved: Callable[[Sequence[str]], None] = lambda addresses: None,
-        bound_to: Callable[[], str] = lambda: "",
+        bound_to: Callable[[Sequence[str]], str] = lambda addresses: "",
         rescue: ClockRescue | None = None,
     ) -> None:
         parts = urlsplit(base_url)
@@ -98,11 +99,12 @@ class Connector:
     async def connect(self, timeout_s: float) -> socket.socket:
         """A TCP connection that leads to the server, non-blocking; TLS comes next. Raises Unreachable."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        addresses = await self._resolver.addresses(_NAME_SHARE * timeout_s)
-        self.on_resolved([str(address[4][0]) for address in addresses])
+        addresses = await self._resolver.addresses(min(timeout_s / 2, _NAME_S))
+        literals = [str(address[4][0]) for address in addresses]
+        self.on_resolved(literals)
         try:
             async with asyncio.timeout_at(deadline):
-                sock = await tcp.connect(addresses, self.bound_to())
+                sock = await tcp.connect(addresses, self.bound_to(literals))
                 try:
                     if self._proxy is not None:
                         await tunnel(sock, self._proxy, self._host, self._port)

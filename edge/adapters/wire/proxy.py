@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ipaddress
 import re
 import socket
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
+from edge.adapters.wire.names import is_literal
 from edge.errors import ConfigError, ProxyFailure
 
 ENVIRONMENT = "environment"
@@ -38,7 +40,7 @@ def chosen(setting: str, server: SplitResult) -> Proxy | None:
     host = server.hostname or ""
     proxies = getproxies_environment()
     url = proxies.get(server.scheme) or proxies.get("all")
-    if not url or host == "localhost" or host.startswith("127.") or host == "::1":
+    if not url or not host or host == "localhost" or (is_literal(host) and ipaddress.ip_address(host).is_loopback):
         return None
     if proxy_bypass_environment(f"{host}:{server.port}" if server.port else host, proxies):
         return None

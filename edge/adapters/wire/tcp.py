@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -30,24 +31,30 @@ _OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_S * 1000),
     (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_BYTES),
 )
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENODEV)
 
 
 async def connect(addresses: Sequence[Address], interface: str = "") -> socket.socket:
-    """The first connection that succeeds, out of `interface` where one is named; the others are given up. Raises
-    OSError.
+    """The first connection that succeeds; the others are given up. Raises OSError.
 
-    An address that does not answer delays the next one by `EYEBALLS_DELAY_S`, not by its time-out.
+    An address that does not answer delays the next one by `EYEBALLS_DELAY_S`, not by its time-out. With `interface`
+    the socket is bound to it; where that leads nowhere any more, the kernel chooses.
     """
-
-    def make(address: Address) -> socket.socket:
-        made = _socket(address)
-        if interface:
-            with contextlib.suppress(OSError):  # gone meanwhile, or not allowed: then the kernel's choice has to do
-                made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-        return made
-
     try:
-        return await start_connection(addresses, happy_eyeballs_delay=EYEBALLS_DELAY_S, socket_factory=make)
+        return await _connect(addresses, interface)
+    except OSError as error:
+        if not interface or error.errno not in _NO_WAY:
+            raise
+    return await _connect(addresses, "")
+
+
+async def _connect(addresses: Sequence[Address], interface: str) -> socket.socket:
+    try:
+        return await start_connection(
+            addresses,
+            happy_eyeballs_delay=EYEBALLS_DELAY_S,
+            socket_factory=lambda address: _socket(address, interface),
+        )
     except OSError as error:
         numbers = re.findall(r"\[Errno (\d+)\]", str(error))
         if error.errno or not numbers:
@@ -56,9 +63,12 @@ async def connect(addresses: Sequence[Address], interface: str = "") -> socket.s
         raise OSError(int(numbers[-1]), os.strerror(int(numbers[-1]))) from None
 
 
-def _socket(address: Address) -> socket.socket:
+def _socket(address: Address, interface: str) -> socket.socket:
     made = socket.socket(address[0], address[1], address[2])
     for level, option, value in _OPTIONS:
         with contextlib.suppress(OSError):  # a kernel without it sends all the same
             made.setsockopt(level, option, value)
+    if interface:
+        with contextlib.suppress(OSError):  # gone meanwhile, or a kernel before 5.7, which lets only root do it
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
     return made

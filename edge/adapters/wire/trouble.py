@@ -127,10 +127,11 @@ def _page(code: int, content_type: str, location: str, body: bytes) -> str:
     """What shows that it is a page for people and no server's answer; "" where nothing does."""
     if 300 <= code < 400:
         try:
-            host = urlsplit(location).hostname or ""
+            parts = urlsplit(location)
+            there = f"{parts.scheme}://{parts.hostname}" if parts.hostname else ""
         except ValueError:
-            host = ""
-        return f"a redirect to {_printable(host)}" if host else "a redirect"
+            there = ""
+        return f"a redirect to {_printable(there)}" if there else "a redirect"
     if code == 511:
         return "HTTP 511, network authentication required"
     is_html = content_type.lower().startswith("text/html") or body.lstrip()[:1] == b"<"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import math
@@ -88,35 +87,54 @@ async def floor(row: Row, folder: Path, runs: int) -> Figures:
 
 
 async def recorder(row: Row, folder: Path, runs: int, *, link_watch: bool | None) -> Figures:
-    """The recorder's; `link_watch` None: as it is by default."""
+    """The recorder's; `link_watch` None: as it is by default.
+
+    Without link watch it is given the server's address instead of its name, where names are not the matter: a name that
+    cannot be resolved is tried every half second, and only the timers of the connection are to be seen.
+    """
     figures = Figures()
     config: dict[str, dict[str, object]] = {}
     if link_watch is not None:
         config["connection"] = {"link_watch": link_watch}
+    host = SERVER6 if link_watch is False and not row.resolves else SERVER_NAME
+    plan = Plan(strict=row.is_strict, host=host, config=config)
+    lives, each = (runs, 1) if row.is_fresh else (1, runs)
+    for life in range(lives):
+        await _live(row, folder / str(life), plan, each, figures)
+    return figures
+
+
+async def _live(row: Row, folder: Path, plan: Plan, runs: int, figures: Figures) -> None:
+    """A recorder from its start to its end, with so many runs."""
     with Lab(row.uplinks) as lab:
         lab.withdraw_default(*row.without)
-        async with Site(lab, folder, Plan(strict=row.is_strict, config=config)) as site:
+        async with Site(lab, folder, plan) as site:
             await site.start_recorder()
-            for _ in range(runs):
+            try:
+                for _ in range(runs):
+                    await _one(row, site, figures)
                 await _steady(row, site)
-                await row.before(site, row.outage_s)
-                said, begun_at = len(site.recorder.stderr), time.monotonic()
-                event = await row.event(site)
-                if row.measure == "noticed":
-                    figures.seconds.append(await _noticed(site, event, said))
-                else:
-                    await site.handled(event.done_at, row.way, _BOUND_S)
-                    await asyncio.sleep(_STEADY_S if row.measure == "gap" else 0.0)
-                    figures.seconds.append(_seconds(row, site, event, begun_at))
-                if row.is_strict:
-                    figures.proven.append(await _proven(row, site, event))
-                await row.after(site, 0.0)
-            figures.takeovers = site.takeovers
-            with contextlib.suppress(TimeoutError):
-                await _steady(row, site)
-            outcome = await site.stop()
-    figures.problems = outcome.problems
-    return figures
+            except TimeoutError as error:  # what was measured until then counts
+                figures.problems.append(f"run {len(figures.seconds) + 1}: {error}")
+            figures.takeovers += site.takeovers
+            figures.problems += (await site.stop()).problems
+
+
+async def _one(row: Row, site: Site, figures: Figures) -> None:
+    """One run of the recorder."""
+    await _steady(row, site)
+    await row.before(site, row.outage_s)
+    said, begun_at = len(site.recorder.stderr), time.monotonic()
+    event = await row.event(site)
+    if row.measure == "noticed":
+        figures.seconds.append(await _noticed(site, event, said))
+    else:
+        await site.handled(event.done_at, row.way, _BOUND_S)
+        await asyncio.sleep(_STEADY_S if row.measure == "gap" else 0.0)  # the pause may lie behind the first
+        figures.seconds.append(_seconds(row, site, event, begun_at))
+    if row.is_strict and row.measure == "handled":
+        figures.proven.append(await _proven(site, event))
+    await row.after(site, 0.0)
 
 
 class Talker(Child):
@@ -135,8 +153,9 @@ class Talker(Child):
 async def _steady(row: Row, site: Site) -> None:
     """Audio is handled again by the way of every day, for a while; and no two runs lie alike in anybody's rhythm."""
     await site.handled(time.monotonic(), row.home, _BOUND_S)
-    await asyncio.sleep(_STEADY_S + random.uniform(0.0, 0.5))
+    await asyncio.sleep(_STEADY_S)
     await site.handled(time.monotonic(), row.home, _BOUND_S)
+    await asyncio.sleep(random.uniform(0.0, 0.5))  # else every event would come at the end of a packet
 
 
 async def _noticed(site: Site, event: Moment, said: int) -> float:
@@ -144,7 +163,7 @@ async def _noticed(site: Site, event: Moment, said: int) -> float:
     return time.monotonic() - event.at
 
 
-async def _proven(row: Row, site: Site, event: Moment) -> float:
+async def _proven(site: Site, event: Moment) -> float:
     """Until a ping said `is_recording` on a socket that had audio handled after the event."""
 
     def at() -> float | None:
@@ -157,8 +176,6 @@ async def _proven(row: Row, site: Site, event: Moment) -> float:
         ]
         return min(times, default=None)
 
-    if row.measure == "noticed":
-        return math.nan
     await site.tap.wait(lambda: at() is not None, _BOUND_S)
     proven = at()
     assert proven is not None
