@@ -11,13 +11,18 @@ import re
 import signal
 import ssl
 import struct
+import time
 import wave
 from pathlib import Path
 
 import pytest
 
+from edge import app, config
+from edge.adapters.clock import SystemClock
 from edge.adapters.floor import FloorFile
+from edge.adapters.state import StateDirectory
 from edge.core.built import BUILT_UTC_S
+from edge.runtime import floorkeeper
 from tests.adapters.hostile import BOUND_S
 from tests.adapters.wire.peers import Dated
 from tests.adapters.wire.pki import DAY, LOCAL, NOW, Authority, serves
@@ -119,6 +124,22 @@ async def test_the_last_trusted_day_is_kept_and_serves_the_next_start(tmp_path: 
             said = child.stderr
     [line] = [line for line in said if "no time server answers" in line]
     assert "years behind" in line and "by the last date that this device knew" in line
+
+
+async def test_while_it_runs_the_trusted_time_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floorkeeper, "FIRST_S", 0.0)
+    (tmp_path / "edge.toml").write_text('[server]\nurl = ""\n[audio]\nsource = "tone:440"\n[panel]\nenabled = false\n')
+    with StateDirectory(tmp_path / "state") as state:
+        clock = SystemClock(timesyncd=Path("/"))  # which there is
+        built = app.build(config.load(tmp_path / "edge.toml"), state, lambda happening: None, clock=clock)
+        running = asyncio.create_task(built.device.run())
+        async with asyncio.timeout(BOUND_S):
+            while not state.clock_floor.exists():
+                await asyncio.sleep(0.02)
+        running.cancel()
+        await asyncio.wait([running])
+        await built.close()
+        assert FloorFile(state.clock_floor).load() == pytest.approx(time.time(), abs=60)
 
 
 async def until(peer: Dated, served: int) -> None:

@@ -165,8 +165,8 @@ class Dated:
 
     @property
     def served(self) -> int:
-        """How many got to say what they wanted."""
-        return len(self.received) - self.asked
+        """How many got to say what they wanted. A client that was stopped says nothing."""
+        return len([got for got in self.received if got]) - self.asked
 
 
 class Proxy:

@@ -232,10 +232,14 @@ async def test_a_forged_signature_below_an_authority_that_has_ended_by_this_cloc
 @both
 @pytest.mark.parametrize("day", [BEHIND, AHEAD])
 async def test_a_foreign_name(half: Half, day: dt.datetime, ours: Authority, watch: TokenWatch) -> None:
-    async with Dated(of(ours, day, "wifi.example"), day) as peer:
+    shown: list[str | None] = []
+    context = of(ours, day, "wifi.example")
+    context.sni_callback = lambda connection, name, context: shown.append(name)
+    async with Dated(context, day) as peer:
         for rescue in (Rescue(FLOOR[day]), Rescue(floor=day, wall=NOW - 2000 * DAY)):
             error = await refused(half, peer, ours, rescue, watch)
             assert isinstance(error, CaptivePortal)
+        assert len(shown) == 2, "no date is asked for where it would not help"
         assert peer.received == []
 
 
