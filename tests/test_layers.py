@@ -56,7 +56,7 @@ CORE_STANDARD = {
 # What each layer may have from elsewhere. The adapters are the place where libraries are touched.
 LIBRARIES: dict[str, set[str]] = {
     "runtime": {"tenacity"},
-    "adapters": {"aiohappyeyeballs", "alsaaudio", "gpiozero", "h11", "httpcore", "pyroute2", "websockets"},
+    "adapters": {"aiohappyeyeballs", "alsaaudio", "gpiozero", "h11", "httpcore", "websockets"},
     "receiver": {"aiohttp"},
     "config": {"msgspec"},
     "cli": {"matplotlib", "numpy", "rich", "gpiozero"},

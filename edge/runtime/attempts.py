@@ -81,6 +81,10 @@ class Attempts:
             self._woken_at = self._clock()
             self._wake.now(reason)
 
+    def done(self) -> None:
+        """Nothing is left to try: whatever wait is under way ends, without a word."""
+        self._wake.now("")
+
     def ended(self, error: EdgeError | None, why: str = "", *, is_planned: bool = False) -> None:
         """The attempt under way is over, `why` says of what; `error` None: it had delivered something. `is_planned`: by
         our own will, and the next one is not spread, as the move to a better path was (runtime/roaming.py)."""

@@ -223,7 +223,7 @@ class Uplink:
         self._rearm(session)
         self._has_moved()
         if session.phase is Phase.DONE:
-            self._attempts.wake("all is delivered")
+            self._attempts.done()
         self._show(session.state)
 
     def _break(self, error: EdgeError) -> None:

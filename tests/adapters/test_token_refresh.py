@@ -243,6 +243,26 @@ async def test_an_exchange_that_has_begun_is_not_cut_short_by_the_end_of_the_rec
     assert supabase.refusals == []
 
 
+async def test_one_that_has_not_asked_yet_keeps_nobody_waiting_at_the_end(tmp_path: Path) -> None:
+    box = Box(tmp_path, "http://127.0.0.1:9", "seed")
+    source = box.boot()
+    is_connecting = asyncio.Event()
+
+    async def stream(timeout_s: float, protocol: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
+        is_connecting.set()
+        await asyncio.Event().wait()  # a way that swallows everything
+        raise AssertionError
+
+    source._connector.stream = stream  # type: ignore[method-assign]
+    fetching = asyncio.create_task(source.fetch())
+    await is_connecting.wait()
+    fetching.cancel()
+    async with asyncio.timeout(BOUND_S):
+        with pytest.raises(asyncio.CancelledError):
+            await fetching
+    assert len(asyncio.all_tasks()) == 1
+
+
 # --- seeds -----------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +370,7 @@ async def test_a_key_that_is_refused_is_said_as_that(box: Box) -> None:
     [
         said({"error": "invalid_grant", "error_description": "Invalid Refresh Token: s3cret-seed\x1b[2J"}, "400 Bad"),
         said({"error_code": "refresh_token_already_used"}, "403 Forbidden"),
+        said({"code": 403, "error_code": "user_banned", "msg": "User is banned"}, "403 Forbidden"),
         said({"error_code": "session_not_found", "msg": {"s": "x" * 9999}}, "422 No"),
     ],
 )
@@ -382,7 +403,8 @@ async def nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         said({"access_token": "a", "refresh_token": None}), said({"access_token": "a", "refresh_token": "r\n"}),
         said({"access_token": "a" * 20000, "refresh_token": "r"}), answers("200 OK", b"<html>log in</html>"),
         answers("200 OK", b"[" * 60000), answers("200 OK", b"x" * 200_000), answers("302 Found", b"", "Location: /x"),
-        answers("404 Not Found"), answers("400 Bad Request", b"<html>"), answers("500 Oops"),
+        answers("404 Not Found"), answers("400 Bad Request", b"<html>"), answers("403 Forbidden", b"<html>"),
+        answers("500 Oops"),
         said({"msg": "slow down"}, "429 Too Many Requests"), answers("503 Later"), silent, no_http, nothing,
     ],
 )  # fmt: skip

@@ -59,9 +59,14 @@ def test_a_takeover_is_a_failure_where_none_is_wanted() -> None:
     assert bench.verdict(STRICT[0], {bench.RECORDER: ours}) == "FAILED: 1 takeovers"
 
 
-def test_picture(tmp_path: Path) -> None:
+def test_pictures(tmp_path: Path) -> None:
     results = {row.key: {bench.RECORDER: Figures([0.1, 2.0])} for row in ROWS[:-1]} | {
         ROWS[-1].key: {bench.RECORDER: Figures()}
     }
     picture.draw(ROWS, results, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    fates: picture.Fates = {
+        "a": {"edge recorder": {"away_s": 0.1, "missing_s": 0.0}, "other": {"away_s": None, "missing_s": 4.0}}
+    }
+    picture.draw_peers(fates, 45.0, tmp_path / "peers.png")
+    for name in ("picture.png", "peers.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

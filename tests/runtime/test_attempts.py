@@ -77,7 +77,7 @@ class Rig:
                 self.attempts.ended(effect.error, effect.why, is_planned=effect.is_planned)
         self.moved.set()
         if self.session.phase is Phase.DONE:
-            self.attempts.wake("all is delivered")
+            self.attempts.done()
 
     def fail(self, error: EdgeError) -> None:
         """What the attempt under way has failed of."""

@@ -1,8 +1,8 @@
 """The few words of rtnetlink that the link watch needs (rtnetlink(7), Linux's uapi headers).
 
-Why not pyroute2: measured with 0.9.7, one state of four interfaces cost it 2.2 ms and this 0.07 ms; it leaves the
-acknowledgement of each route query in a queue that nobody reads (6 kB of resident memory per state, for ever); and
-importing it takes 14 MB and 0.1 s. Tests compare what the two read.
+Why not pyroute2: measured with 0.9.7, one state of four interfaces cost it 2.2 ms and this 0.07 ms; AsyncIPRoute grew
+by 6 kB of resident memory with each state, in a straight line over 3,000 of them (this: 20 kB in all over 5,000), which
+a device that runs for years cannot afford; and importing it takes 14 MB and 0.1 s. Tests compare it with `ip -json`.
 """
 
 from __future__ import annotations

@@ -62,14 +62,18 @@ class TokenRefresh:
         self._held: Held | None = None
         self._seen: tuple[Signature, ...] = ()
         self._is_unsaved = False
+        self._has_asked = False
 
     async def fetch(self) -> Token:
         """Exchange the refresh token. Raises Unreachable, ConfigError, or TokenRefused where it is worth nothing any
         more."""
+        self._has_asked = False
         exchange = asyncio.create_task(self._exchange(), name="exchange token")
         try:
             return await asyncio.shield(exchange)
         except asyncio.CancelledError:
+            if not self._has_asked:
+                exchange.cancel()
             await asyncio.wait([exchange])  # what was rotated has to be saved, or the next start has nothing
             raise
 
@@ -132,6 +136,7 @@ class TokenRefresh:
         protocol = asyncio.StreamReaderProtocol(reader)
         try:
             transport = await self._connector.stream(_CONNECT_S, lambda: protocol)
+            self._has_asked = True
             try:
                 async with asyncio.timeout(_ANSWER_S):
                     return await _talk(reader, transport, self._head(key, content), content)
@@ -148,6 +153,7 @@ class TokenRefresh:
             "apikey": key,
             "Content-Type": "application/json",
             "Content-Length": str(len(content)),
+            "User-Agent": "edge-recorder",  # without any the gateways of some take it for an attack
             "Accept": "application/json",
             "Accept-Encoding": "identity",
             "Connection": "close",
@@ -181,7 +187,7 @@ async def _talk(
 def _refusal(code: int, body: Any, secrets: tuple[str, ...]) -> EdgeError:
     """What an answer that is no success means."""
     said = body if isinstance(body, dict) else {}
-    if code in (401, 403) and "refresh_token" not in str(said.get("error_code")):
+    if code in (401, 403) and said and "error_code" not in said:  # the gateway's words, not the endpoint's
         return TokenRefused(
             f"server.refresh_url does not take the key (HTTP {code})", _KEPT, "check server.refresh_key_file"
         )

@@ -16,7 +16,7 @@ from edge.adapters.wire import tcp
 from edge.adapters.wire.names import Resolver
 from edge.adapters.wire.proxy import chosen, failure, tunnel
 from edge.adapters.wire.rescue import ClockRescue, date
-from edge.adapters.wire.tls import TlsFiles, context, is_about_time, peer_name, untimed
+from edge.adapters.wire.tls import TlsFiles, context, is_about_time, peer_name, untimed, validity
 from edge.adapters.wire.trouble import explain, unreachable
 from edge.core.checktime import Validity
 from edge.errors import ConfigError, EdgeError
@@ -59,7 +59,8 @@ class Connector:
         self._rescue = rescue
         looks = rescue.agreed if rescue else None
         self._tls = context(self._files, looks) if parts.scheme == "https" else None
-        self._untimed: ssl.SSLContext | None = None
+        self._checked: ssl.SSLContext | None = None  # by the rescued time
+        self._asking: ssl.SSLContext | None = None
         self.on_resolved = on_resolved
         self.bound_to = bound_to
 
@@ -68,10 +69,17 @@ class Connector:
         """What asyncio needs beside the socket; nothing for http://."""
         if self._tls is None:
             return {}
-        chosen = self._tls
         if self._rescue is not None and self._rescue.is_needed:
-            chosen = self._untimed = self._untimed or untimed(self._files, self._rescue.check)
-        return self._by(chosen)
+            self._checked = self._checked or self._untimed(self._rescue.check)
+            return self._by(self._checked or self._tls)
+        return self._by(self._tls)
+
+    def _untimed(self, looks: Callable[[Validity], None] | None = None) -> ssl.SSLContext | None:
+        """Made only when it is needed; None where the files are not what they were at the start."""
+        try:
+            return untimed(self._files, looks)
+        except ConfigError:
+            return None
 
     def _by(self, tls: ssl.SSLContext) -> Tls:
         return {"ssl": tls, "server_hostname": peer_name(self._host)}
@@ -160,17 +168,15 @@ class Connector:
         """The server's date, and when the certificates are valid with which it vouches for it."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        seen: list[Validity] = []
-        try:
-            tls = untimed(self._files, seen.append)  # with files that may have changed since
-        except ConfigError as error:
-            raise OSError(str(error)) from None
+        tls = self._asking = self._asking or self._untimed()
+        if tls is None:
+            raise FileNotFoundError
         reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         sock = await self.connect(timeout_s)
         async with asyncio.timeout_at(deadline):
             transport, _ = await loop.create_connection(lambda: protocol, sock=sock, **self._by(tls))
             try:
-                return await date(self._authority, transport, reader), seen[0]
+                return await date(self._authority, transport, reader), validity(transport)
             finally:
                 transport.abort()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import ssl
@@ -43,7 +44,7 @@ def context(files: TlsFiles, looks: _Looks | None = None) -> ssl.SSLContext:
     return made
 
 
-def untimed(files: TlsFiles, looks: _Looks) -> ssl.SSLContext:
+def untimed(files: TlsFiles, looks: _Looks | None = None) -> ssl.SSLContext:
     """As `context`, but when certificates are valid is for `looks` to judge: all else is verified as ever (signatures
     up to what is trusted, purposes, the name). What it raises ends the handshake: then nothing was sent but that."""
     made = context(files, looks)
@@ -60,6 +61,12 @@ def refuse_time(chain: Validity, utc_s: float) -> None:
     error.verify_message = "by another time than the system's"
     error.edge_utc_s = utc_s  # type: ignore[attr-defined]
     raise error
+
+
+def validity(transport: asyncio.BaseTransport) -> Validity:
+    """When all of the chain are valid that was verified for `transport`; never, where this Python cannot tell."""
+    talk = transport.get_extra_info("ssl_object")
+    return talk.validity() if isinstance(talk, _Telling) else common([])
 
 
 def is_about_time(error: BaseException) -> bool:
@@ -129,7 +136,7 @@ class _Telling(ssl.SSLObject):
         """As its parent."""
         try:
             super().do_handshake()
-            self.looks(self._validity())
+            self.looks(self.validity())
         except ssl.SSLCertVerificationError as error:
             # Public only from Python 3.13 on, and there without the parsed names. What is missing is not told.
             with contextlib.suppress(Exception):
@@ -137,7 +144,7 @@ class _Telling(ssl.SSLObject):
                 error.edge_certificate = _read(chain[0].get_info())  # type: ignore[attr-defined]
             raise
 
-    def _validity(self) -> Validity:
+    def validity(self) -> Validity:
         """When all of the verified chain are valid; never, where this Python cannot tell."""
         try:
             chain = self._sslobj.get_verified_chain()  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
 import socket
 import ssl
@@ -105,6 +106,67 @@ class Alerting:
                     talk.shutdown(socket.SHUT_WR)
                     while talk.recv(1 << 16):  # in the clear, after the shutdown
                         pass
+
+
+class Dated:
+    """Answers a HEAD with `date`, all else as an aia-v4 server does. `received` is all that came, by connection."""
+
+    def __init__(self, context: ssl.SSLContext, *date: dt.datetime | str, mute: bool = False) -> None:
+        said = [d if isinstance(d, str) else f"{d:%a, %d %b %Y %H:%M:%S} GMT" for d in date]
+        lines = ["HTTP/1.1 404 Not Found", "Content-Length: 9", *(f"Date: {text}" for text in said)]
+        self._answer = b"" if mute else "\r\n".join(lines).encode() + b"\r\n\r\n"
+        self._tls = context
+        self.received: list[bytearray] = []
+
+    async def __aenter__(self) -> Dated:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self.url = f"https://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *arguments: object) -> None:
+        self._server.close()
+        async with asyncio.timeout(BOUND_S):
+            while self._open:
+                await asyncio.sleep(0.01)
+
+    _open = 0
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        got = bytearray()
+        self.received.append(got)
+        self._open += 1
+        try:
+            while b"\r\n\r\n" not in got and (data := await reader.read(1 << 16)):
+                got += data
+            heads[writer] = bytes(got)
+            if got.startswith(b"HEAD "):
+                writer.write(self._answer)
+            elif got:
+                await server(reader, writer)
+            while data := await reader.read(1 << 16):
+                got += data
+        except OSError:
+            pass  # the client left
+        finally:
+            self._open -= 1
+            writer.close()
+
+    @property
+    def asked(self) -> int:
+        """How often it was asked for the date. Fails for anything in that question that is not needed for it."""
+        questions = [bytes(got) for got in self.received if got.startswith(b"HEAD ")]
+        host = self.url.removeprefix("https://").encode()
+        for question in questions:
+            assert (
+                question.lower()
+                == b"head / http/1.1\r\nhost: " + host + b"\r\naccept: */*\r\nconnection: close\r\n\r\n"
+            )
+        return len(questions)
+
+    @property
+    def served(self) -> int:
+        """How many got to say what they wanted."""
+        return len(self.received) - self.asked
 
 
 class Proxy:

@@ -6,10 +6,8 @@ OpenSSL looks at this machine's clock. So the clock that is wrong is this one, a
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import ssl
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +16,8 @@ from edge.adapters.wire import ClockRescue, Connector, TlsFiles, tls
 from edge.core.checktime import WINDOW_S, Validity
 from edge.core.timebase import Anchor
 from edge.errors import CaptivePortal, CertificateExpired, CertificateNotYetValid, EdgeError, TlsRefused, Unreachable
-from tests.adapters.hostile import BOUND_S, TOKEN, TokenWatch, heads
-from tests.adapters.wire.peers import BOTH, Half, Proxy, attempt, failure, server
+from tests.adapters.hostile import TOKEN, TokenWatch
+from tests.adapters.wire.peers import BOTH, Dated, Half, Proxy, attempt, failure
 from tests.adapters.wire.pki import DAY, LOCAL, NOW, Authority, serves
 
 both = pytest.mark.parametrize("half", BOTH)
@@ -50,67 +48,6 @@ class Rescue(ClockRescue):
         super().__init__(clock.read, floor.timestamp(), self.told.append, lambda: clock.boot_s)
 
 
-class Server:
-    """Answers a HEAD with `date`, all else as an aia-v4 server does. `received` is all that came, by connection."""
-
-    def __init__(self, context: ssl.SSLContext, *date: dt.datetime | str, mute: bool = False) -> None:
-        said = [d if isinstance(d, str) else f"{d:%a, %d %b %Y %H:%M:%S} GMT" for d in date]
-        lines = ["HTTP/1.1 404 Not Found", "Content-Length: 9", *(f"Date: {text}" for text in said)]
-        self._answer = b"" if mute else "\r\n".join(lines).encode() + b"\r\n\r\n"
-        self._tls = context
-        self.received: list[bytearray] = []
-
-    async def __aenter__(self) -> Server:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        self.url = f"https://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *arguments: object) -> None:
-        self._server.close()
-        async with asyncio.timeout(BOUND_S):
-            while self._open:
-                await asyncio.sleep(0.01)
-
-    _open = 0
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        got = bytearray()
-        self.received.append(got)
-        self._open += 1
-        try:
-            while b"\r\n\r\n" not in got and (data := await reader.read(1 << 16)):
-                got += data
-            heads[writer] = bytes(got)
-            if got.startswith(b"HEAD "):
-                writer.write(self._answer)
-            elif got:
-                await server(reader, writer)
-            while data := await reader.read(1 << 16):
-                got += data
-        except OSError:
-            pass  # the client left
-        finally:
-            self._open -= 1
-            writer.close()
-
-    @property
-    def asked(self) -> int:
-        """How often it was asked for the date. Fails for anything in that question that is not needed for it."""
-        questions = [bytes(got) for got in self.received if got.startswith(b"HEAD ")]
-        host = self.url.removeprefix("https://").encode()
-        for question in questions:
-            assert (
-                question.lower()
-                == b"head / http/1.1\r\nhost: " + host + b"\r\naccept: */*\r\nconnection: close\r\n\r\n"
-            )
-        return len(questions)
-
-    @property
-    def served(self) -> int:
-        """How many got to say what they wanted."""
-        return len(self.received) - self.asked
-
-
 @pytest.fixture
 def ours(tmp_path: Path) -> Authority:
     return Authority(tmp_path, "ours")
@@ -130,7 +67,7 @@ def connector(url: str, authority: Authority, rescue: ClockRescue | None, proxy:
     return Connector(url, files=TlsFiles(str(authority.path)), rescue=rescue, proxy=proxy)
 
 
-async def refused(half: Half, peer: Server, authority: Authority, rescue: Rescue, watch: TokenWatch) -> EdgeError:
+async def refused(half: Half, peer: Dated, authority: Authority, rescue: Rescue, watch: TokenWatch) -> EdgeError:
     """Why nobody gets in; `peer` has heard nothing but harmless questions."""
     error = await failure(half, peer.url, connector(peer.url, authority, rescue), watch)
     assert peer.served == 0
@@ -146,7 +83,7 @@ async def refused(half: Half, peer: Server, authority: Authority, rescue: Rescue
 @pytest.mark.parametrize(("day", "off"), [(BEHIND, "1.2 years behind"), (AHEAD, "1.2 years ahead")])
 async def test_by_the_servers_date(half: Half, day: dt.datetime, off: str, ours: Authority) -> None:
     rescue = Rescue(FLOOR[day])
-    async with Server(of(ours, day), day) as peer:
+    async with Dated(of(ours, day), day) as peer:
         for _ in range(2):  # asked once: what was learned serves all later connections
             await attempt(half, peer.url, connector(peer.url, ours, rescue))
         assert (peer.asked, peer.served) == (1, 2)
@@ -160,7 +97,7 @@ async def test_by_the_servers_date(half: Half, day: dt.datetime, off: str, ours:
 @both
 async def test_by_the_floor_nobody_has_to_be_asked(half: Half, ours: Authority) -> None:
     rescue = Rescue(floor=BEHIND, wall=NOW)
-    async with Server(of(ours, BEHIND)) as peer:
+    async with Dated(of(ours, BEHIND)) as peer:
         await attempt(half, peer.url, connector(peer.url, ours, rescue))
         assert (peer.asked, peer.served) == (0, 1)
     assert "at least 1.2 years behind" in rescue.told[0]
@@ -168,7 +105,7 @@ async def test_by_the_floor_nobody_has_to_be_asked(half: Half, ours: Authority) 
 
 async def test_what_one_half_learned_serves_the_other(ours: Authority) -> None:
     rescue = Rescue(FLOOR[BEHIND])
-    async with Server(of(ours, BEHIND), BEHIND) as peer:
+    async with Dated(of(ours, BEHIND), BEHIND) as peer:
         for half in BOTH:
             await attempt(half, peer.url, connector(peer.url, ours, rescue))
         assert (peer.asked, peer.served) == (1, 2)
@@ -179,7 +116,7 @@ async def test_the_rescued_time_runs_on_and_is_asked_for_again_where_it_does_not
     half: Half, ours: Authority
 ) -> None:
     rescue, later = Rescue(FLOOR[BEHIND]), BEHIND + 40 * DAY
-    async with Server(of(ours, BEHIND), BEHIND) as old, Server(of(ours, later), later) as new:
+    async with Dated(of(ours, BEHIND), BEHIND) as old, Dated(of(ours, later), later) as new:
         await attempt(half, old.url, connector(old.url, ours, rescue))
         rescue.clock.boot_s += 40 * 86400
         await attempt(half, new.url, connector(new.url, ours, rescue))
@@ -195,14 +132,14 @@ async def test_the_rescued_time_runs_on_and_is_asked_for_again_where_it_does_not
 async def test_with_a_client_certificate(half: Half, ours: Authority) -> None:
     context = serves(ours.issue(*LOCAL, begins=AHEAD - DAY, ends=AHEAD + DAY), wants=ours)
     files = TlsFiles(str(ours.path), str(ours.issue("a recorder")))
-    async with Server(context, AHEAD) as peer:
+    async with Dated(context, AHEAD) as peer:
         await attempt(half, peer.url, Connector(peer.url, files=files, rescue=Rescue(floor=AHEAD - DAY)))
         assert (peer.asked, peer.served) == (1, 1)
 
 
 @both
 async def test_through_a_proxy(half: Half, ours: Authority) -> None:
-    async with Proxy() as proxy, Server(of(ours, AHEAD), AHEAD) as peer:
+    async with Proxy() as proxy, Dated(of(ours, AHEAD), AHEAD) as peer:
         await attempt(half, peer.url, connector(peer.url, ours, Rescue(floor=AHEAD - DAY), proxy.url))
         assert (peer.asked, peer.served, len(proxy.requests)) == (1, 1, 3)
 
@@ -215,13 +152,13 @@ async def test_a_trusted_clock_asks_nobody(half: Half, ours: Authority, watch: T
     rescue = Rescue(floor=AHEAD - DAY)
     rescue.clock.trusted = True
     assert rescue.to_keep() is not None
-    async with Server(of(ours, AHEAD), AHEAD) as peer:
+    async with Dated(of(ours, AHEAD), AHEAD) as peer:
         error = await refused(half, peer, ours, rescue, watch)
         assert peer.asked == 0
     assert isinstance(error, CertificateExpired)
     assert "this device's clock says" in str(error)
     assert rescue.to_keep() is None, "a clock that the server's certificates contradict makes no floor"
-    async with Server(of(ours, NOW)) as peer:
+    async with Dated(of(ours, NOW)) as peer:
         await attempt(half, peer.url, connector(peer.url, ours, rescue))
     assert rescue.to_keep() is not None
     rescue.clock.wall = NOW + 100 * DAY
@@ -231,7 +168,7 @@ async def test_a_trusted_clock_asks_nobody(half: Half, ours: Authority, watch: T
 @both
 async def test_once_it_is_trusted_the_ordinary_check_returns(half: Half, ours: Authority, watch: TokenWatch) -> None:
     rescue = Rescue(floor=AHEAD - DAY)
-    async with Server(of(ours, AHEAD), AHEAD) as old, Server(of(ours, NOW)) as new:
+    async with Dated(of(ours, AHEAD), AHEAD) as old, Dated(of(ours, NOW)) as new:
         await attempt(half, old.url, connector(old.url, ours, rescue))
         rescue.clock.trusted = True
         error = await failure(half, old.url, connector(old.url, ours, rescue), watch)
@@ -245,7 +182,7 @@ async def test_trusted_in_the_middle_of_a_handshake(
     half: Half, ours: Authority, watch: TokenWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rescue = Rescue(floor=AHEAD, wall=NOW - 900 * DAY)
-    async with Server(of(ours, AHEAD), AHEAD) as peer:
+    async with Dated(of(ours, AHEAD), AHEAD) as peer:
         to = connector(peer.url, ours, rescue)
         check = rescue.check
 
@@ -270,7 +207,7 @@ async def test_a_forged_chain(
     forger = Authority(tmp_path / "forger", "ours")  # who calls himself ours
     with_our_key_id = forger.issue(*LOCAL, claims=ours, begins=day - 15 * DAY, ends=day + 15 * DAY)
     for context in (of(other, day), of(forger, day), serves(with_our_key_id)):
-        async with Server(context, day) as peer:
+        async with Dated(context, day) as peer:
             for rescue in (Rescue(FLOOR[day]), Rescue(floor=day, wall=NOW - 2000 * DAY)):
                 error = await refused(half, peer, ours, rescue, watch)
                 assert isinstance(error, TlsRefused)
@@ -283,7 +220,7 @@ async def test_a_forged_signature_below_an_authority_that_has_ended_by_this_cloc
 ) -> None:
     old = Authority(tmp_path, "old", ends=AHEAD + 30 * DAY)  # OpenSSL sees that first, and the signature not at all
     forged = other.issue(*LOCAL, claims=old, begins=AHEAD - DAY, ends=AHEAD + DAY)
-    async with Server(serves(forged), AHEAD) as peer:
+    async with Dated(serves(forged), AHEAD) as peer:
         without = await failure(half, peer.url, connector(peer.url, old, None), watch)
         assert isinstance(without, CertificateExpired)
         error = await refused(half, peer, old, Rescue(floor=AHEAD - DAY), watch)
@@ -295,7 +232,7 @@ async def test_a_forged_signature_below_an_authority_that_has_ended_by_this_cloc
 @both
 @pytest.mark.parametrize("day", [BEHIND, AHEAD])
 async def test_a_foreign_name(half: Half, day: dt.datetime, ours: Authority, watch: TokenWatch) -> None:
-    async with Server(of(ours, day, "wifi.example"), day) as peer:
+    async with Dated(of(ours, day, "wifi.example"), day) as peer:
         for rescue in (Rescue(FLOOR[day]), Rescue(floor=day, wall=NOW - 2000 * DAY)):
             error = await refused(half, peer, ours, rescue, watch)
             assert isinstance(error, CaptivePortal)
@@ -320,7 +257,7 @@ async def test_a_foreign_name(half: Half, day: dt.datetime, ours: Authority, wat
 async def test_a_date_of_no_use(
     half: Half, floor: dt.datetime, dates: tuple[dt.datetime | str, ...], why: str, ours: Authority, watch: TokenWatch
 ) -> None:
-    async with Server(of(ours, AHEAD), *dates) as peer:
+    async with Dated(of(ours, AHEAD), *dates) as peer:
         error = await refused(half, peer, ours, Rescue(floor), watch)
         assert isinstance(error, CertificateExpired)
         assert why in str(error)
@@ -330,7 +267,7 @@ async def test_a_date_of_no_use(
 @both
 async def test_an_authority_that_is_not_valid_at_the_date(half: Half, tmp_path: Path, watch: TokenWatch) -> None:
     old = Authority(tmp_path, "old", ends=AHEAD - DAY)
-    async with Server(of(old, AHEAD), AHEAD) as peer:
+    async with Dated(of(old, AHEAD), AHEAD) as peer:
         error = await refused(half, peer, old, Rescue(floor=AHEAD - 50 * DAY), watch)
         assert isinstance(error, CertificateExpired)
         assert "the certificates are not valid then, either" in str(error)
@@ -341,7 +278,7 @@ async def test_an_authority_that_is_not_valid_at_the_date(half: Half, tmp_path: 
 async def test_what_had_ended_before_the_floor_also_where_this_clock_would_let_it_in(
     half: Half, ours: Authority, watch: TokenWatch
 ) -> None:
-    async with Server(of(ours, NOW), NOW) as peer:  # good by the system's clock, which is behind what is known
+    async with Dated(of(ours, NOW), NOW) as peer:  # good by the system's clock, which is behind what is known
         rescue = Rescue(floor=BEHIND, wall=NOW)
         error = await refused(half, peer, ours, rescue, watch)
         assert isinstance(error, CertificateExpired)
@@ -351,7 +288,7 @@ async def test_what_had_ended_before_the_floor_also_where_this_clock_would_let_i
 
 @both
 async def test_a_certificate_that_begins_behind_the_date(half: Half, ours: Authority, watch: TokenWatch) -> None:
-    async with Server(of(ours, BEHIND), NOW) as peer:
+    async with Dated(of(ours, BEHIND), NOW) as peer:
         error = await refused(half, peer, ours, Rescue(floor=NOW - DAY), watch)
         assert isinstance(error, CertificateNotYetValid)
         assert f"the server's own date, {NOW:%Y-%m-%d}, is of no use: the certificates are not valid" in str(error)
@@ -359,7 +296,7 @@ async def test_a_certificate_that_begins_behind_the_date(half: Half, ours: Autho
 
 @both
 async def test_a_server_that_does_not_answer_the_question(half: Half, ours: Authority, watch: TokenWatch) -> None:
-    async with Server(of(ours, AHEAD), mute=True) as peer:
+    async with Dated(of(ours, AHEAD), mute=True) as peer:
         to = connector(peer.url, ours, Rescue(floor=AHEAD - DAY))
         error = await failure(half, peer.url, to, watch, timeout_s=2.0)
         assert isinstance(error, CertificateExpired)
@@ -375,19 +312,31 @@ async def test_a_python_that_does_not_show_the_chain_gets_nobody_in(
         raise AttributeError("get_verified_chain")
 
     monkeypatch.setattr(tls, "_validity", unknown)
-    async with Server(of(ours, AHEAD), AHEAD) as peer:
+    async with Dated(of(ours, AHEAD), AHEAD) as peer:
         for rescue in (Rescue(floor=AHEAD - DAY), Rescue(floor=AHEAD, wall=NOW - 2000 * DAY)):
             error = await refused(half, peer, ours, rescue, watch)
             assert isinstance(error, Unreachable)
         assert peer.served == 0
-    async with Server(of(ours, NOW)) as peer:  # the ordinary check is OpenSSL's own
+    async with Dated(of(ours, NOW)) as peer:  # the ordinary check is OpenSSL's own
         await attempt(half, peer.url, connector(peer.url, ours, Rescue(floor=NOW - DAY)))
 
 
+@both
+async def test_files_that_are_gone_meanwhile_are_no_way_in(half: Half, ours: Authority, watch: TokenWatch) -> None:
+    async with Dated(of(ours, AHEAD), AHEAD) as peer:
+        for rescue in (Rescue(FLOOR[AHEAD]), Rescue(floor=AHEAD, wall=NOW - 2000 * DAY)):
+            to = connector(peer.url, ours, rescue)
+            there = ours.path.rename(ours.path.with_suffix(".gone"))
+            assert isinstance(await failure(half, peer.url, to, watch), CertificateExpired)
+            assert peer.received == []
+            there.rename(ours.path)
+            await attempt(half, peer.url, to)
+            peer.received.clear()
+
+
 def test_all_but_the_time_is_verified_as_ever(ours: Authority) -> None:
-    look: Callable[[Validity], None] = lambda chain: None  # noqa: E731
     for files in (TlsFiles(), TlsFiles(str(ours.path))):
-        ordinary, untimed = tls.context(files), tls.untimed(files, look)
+        ordinary, untimed = tls.context(files), tls.untimed(files)
         assert untimed.verify_mode is ssl.CERT_REQUIRED
         assert untimed.check_hostname is True
         assert int(untimed.verify_flags) == int(ordinary.verify_flags) | 0x200000

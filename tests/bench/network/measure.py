@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import json
 import math
@@ -97,31 +96,45 @@ async def recorder(row: Row, folder: Path, runs: int, *, link_watch: bool | None
     config: dict[str, dict[str, object]] = {}
     if link_watch is not None:
         config["connection"] = {"link_watch": link_watch}
+    host = SERVER6 if link_watch is False and not row.resolves else SERVER_NAME
+    plan = Plan(strict=row.is_strict, host=host, config=config)
+    lives, each = (runs, 1) if row.is_fresh else (1, runs)
+    for life in range(lives):
+        await _live(row, folder / str(life), plan, each, figures)
+    return figures
+
+
+async def _live(row: Row, folder: Path, plan: Plan, runs: int, figures: Figures) -> None:
+    """A recorder from its start to its end, with so many runs."""
     with Lab(row.uplinks) as lab:
         lab.withdraw_default(*row.without)
-        host = SERVER6 if link_watch is False and not row.resolves else SERVER_NAME
-        async with Site(lab, folder, Plan(strict=row.is_strict, host=host, config=config)) as site:
+        async with Site(lab, folder, plan) as site:
             await site.start_recorder()
-            for _ in range(runs):
+            try:
+                for _ in range(runs):
+                    await _one(row, site, figures)
                 await _steady(row, site)
-                await row.before(site, row.outage_s)
-                said, begun_at = len(site.recorder.stderr), time.monotonic()
-                event = await row.event(site)
-                if row.measure == "noticed":
-                    figures.seconds.append(await _noticed(site, event, said))
-                else:
-                    await site.handled(event.done_at, row.way, _BOUND_S)
-                    await asyncio.sleep(_STEADY_S if row.measure == "gap" else 0.0)
-                    figures.seconds.append(_seconds(row, site, event, begun_at))
-                if row.is_strict and row.measure == "handled":
-                    figures.proven.append(await _proven(site, event))
-                await row.after(site, 0.0)
-            figures.takeovers = site.takeovers
-            with contextlib.suppress(TimeoutError):
-                await _steady(row, site)
-            outcome = await site.stop()
-    figures.problems = outcome.problems
-    return figures
+            except TimeoutError as error:  # what was measured until then counts
+                figures.problems.append(f"run {len(figures.seconds) + 1}: {error}")
+            figures.takeovers += site.takeovers
+            figures.problems += (await site.stop()).problems
+
+
+async def _one(row: Row, site: Site, figures: Figures) -> None:
+    """One run of the recorder."""
+    await _steady(row, site)
+    await row.before(site, row.outage_s)
+    said, begun_at = len(site.recorder.stderr), time.monotonic()
+    event = await row.event(site)
+    if row.measure == "noticed":
+        figures.seconds.append(await _noticed(site, event, said))
+    else:
+        await site.handled(event.done_at, row.way, _BOUND_S)
+        await asyncio.sleep(_STEADY_S if row.measure == "gap" else 0.0)  # the pause may lie behind the first
+        figures.seconds.append(_seconds(row, site, event, begun_at))
+    if row.is_strict and row.measure == "handled":
+        figures.proven.append(await _proven(site, event))
+    await row.after(site, 0.0)
 
 
 class Talker(Child):

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.bench.network.floor import Bare
+from tests.bench.network.picture import draw_peers
 from tests.campaign.stage import ROOT
 from tests.network.lab import SERVER6, SERVER_NAME, Lab
 from tests.network.netns import command_in, inside
@@ -223,6 +224,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"    {who:<24} away {fate}", flush=True)
         results[scenario.title] = {who: asdict(fate) for who, fate in fates.items()}
         (args.out / "peers.json").write_text(json.dumps(results, indent=1))
+    if results:
+        draw_peers(results, WINDOW_S, args.out / "peers.png")
     return 0
 
 

@@ -81,3 +81,44 @@ def _wanted(row: Row) -> str:
 
 def _text(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+_GOOD, _FAIR, _BAD = "#d8f0dd", "#fdf0cf", "#f8d4d0"
+_SOON_S = 1.0
+Fates = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+
+
+def draw_peers(fates: Fates, window_s: float, path: Path) -> None:
+    """Who was away for how long, and what is missing: `fates[scenario][client]` has away_s and missing_s."""
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.patches import Rectangle
+
+    scenarios = list(fates)
+    clients = list(next(iter(fates.values())))
+    clients.sort(key=lambda name: name != "edge recorder")
+    figure, axes = plt.subplots(figsize=(2.6 + 1.75 * len(scenarios), 1.5 + 0.72 * len(clients)), dpi=130)
+    for column, scenario in enumerate(scenarios):
+        for line, client in enumerate(clients):
+            away_s, missing_s = fates[scenario][client]["away_s"], fates[scenario][client]["missing_s"] or 0.0
+            is_back = away_s is not None
+            color = _BAD if not is_back or missing_s > 0.05 else _GOOD if (away_s or 0.0) <= _SOON_S else _FAIR
+            axes.add_patch(Rectangle((column + 0.03, -line + 0.05), 0.94, 0.9, color=color, linewidth=0))
+            away = f"back after {_text(away_s or 0.0)}" if is_back else f"away > {window_s:.0f} s"
+            axes.text(column + 0.5, -line + 0.64, away, ha="center", va="center", fontsize=9.5, weight="bold")
+            missing = "nothing missing" if missing_s <= 0.05 else f"{missing_s:.1f} s missing"
+            axes.text(column + 0.5, -line + 0.32, missing, ha="center", va="center", fontsize=9, color="#444")
+    axes.set_xlim(0, len(scenarios))
+    axes.set_ylim(1.0 - len(clients), 1.0)
+    axes.set_xticks([column + 0.5 for column in range(len(scenarios))], scenarios, fontsize=9.5)
+    axes.set_yticks([-line + 0.5 for line in range(len(clients))], clients, fontsize=10)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.set_title("The clients of today, side by side in one network", loc="left", fontsize=13, pad=14, weight="bold")
+    axes.set_xlabel(f"from the event to the first audio that arrived; missing: {window_s:.0f} s after it", fontsize=9,
+                    color="#555")  # fmt: skip
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
