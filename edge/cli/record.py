@@ -8,17 +8,15 @@ import contextlib
 import json
 import signal
 import sys
-import time
 from collections.abc import Callable
 
 from edge import app
 from edge.adapters.state import StateDirectory, default_state_path
 from edge.cli import output
 from edge.cli.options import add_config_options, folder, load_config
-from edge.core.session import State
+from edge.cli.screen import Screen
 from edge.errors import EdgeError, ExitCode, ServerRefused
-from edge.runtime.device import Device, Status
-from edge.runtime.happening import Happening
+from edge.runtime.device import Device
 from edge.runtime.noserver import KEPT
 from edge.runtime.ports import JsonObject, Panel
 
@@ -28,8 +26,6 @@ HELP = (
 )
 _LINE_S = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-_QUIET = {"waiting", "attempt", "message", "connected"}
-_FAILURES = {"lost", "refused"}  # told at each attempt
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", type=folder, metavar="DIR", help="state directory (one recorder at a time)")
     parser.add_argument(
         "--drain-timeout", type=positive, metavar="S", help="after the end, deliver for S seconds at most (no limit)"
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="a line for each attempt to connect, and what cut a wait for one short"
     )
     parser.add_argument("--json", action="store_true", help="last line of stdout: the account, in frames")
 
@@ -58,7 +57,7 @@ def positive(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns its exit code."""
     loaded = load_config(args)
-    screen = Screen()
+    screen = Screen(is_verbose=args.verbose)
     for note in loaded.notes:
         screen.say(note)
     with StateDirectory(args.state or default_state_path()) as state:
@@ -69,78 +68,6 @@ def run(args: argparse.Namespace) -> int:
         finally:
             if panel is not None:
                 panel.close()
-
-
-class Screen:
-    """Events as lines on stderr and, on a terminal, one live line below them."""
-
-    def __init__(self) -> None:
-        self._is_live = sys.stderr is not None and sys.stderr.isatty()
-        self._has_line = False
-        self._last_failure = ""
-        self._failing_since: float | None = None
-
-    def tell(self, happening: Happening) -> None:
-        """One event, unless it would only repeat what the live line shows, or the failure before."""
-        text = happening.text
-        if happening.kind in _FAILURES:
-            if self._failing_since is None:
-                self._failing_since = time.monotonic()
-            is_repeated, self._last_failure = text == self._last_failure, text
-            if is_repeated:
-                return
-        elif happening.kind == "state" and happening.detail and happening.detail["new"] == State.CONNECTED.value:
-            if self._failing_since is not None:
-                text += f", after {time.monotonic() - self._failing_since:.0f} s"
-            self._last_failure, self._failing_since = "", None
-        elif happening.kind == "woken":
-            self._last_failure = ""  # somebody asked, and wants an answer
-        if happening.kind not in _QUIET:
-            self.say(text)
-
-    def say(self, text: str) -> None:
-        """One line for people, with the time."""
-        self.clear()
-        line = " ".join(text.split())
-        line = "".join(sign if sign.isprintable() else "?" for sign in line)
-        self._print(f"{time.strftime('%H:%M:%S')} {line}\n")
-
-    def show(self, status: Status) -> None:
-        """Replace the live line."""
-        self.line(_live_line(status))
-
-    def line(self, text: str) -> None:
-        """Replace the live line by `text`."""
-        if self._is_live:
-            self._print("\r\x1b[2K" + text)
-            self._has_line = True
-
-    def clear(self) -> None:
-        """Take the live line away."""
-        if self._has_line:
-            self._print("\r\x1b[2K")
-            self._has_line = False
-
-    @staticmethod
-    def _print(text: str) -> None:
-        """Nobody may be there to read it (a closed pipe, a full disk): the recording goes on all the same."""
-        if sys.stderr is not None:
-            with contextlib.suppress(OSError, ValueError):
-                sys.stderr.write(text)
-                sys.stderr.flush()
-
-
-def _live_line(status: Status) -> str:
-    bar = "#" * max(0, min(12, round((status.level_dbfs + 60) / 5)))
-    activity = f"REC {status.recorded:7.1f} s" if status.is_recording else "sending      "
-    lost = f"  lost {status.lost:.1f} s" if status.lost else ""
-    card = f"  CARD: {status.card_trouble}, {status.unsafe:.0f} s in memory only" if status.card_trouble else ""
-    if status.is_local:
-        return f"{activity} [{bar:<12}] on the card {status.undelivered - status.unsafe:.1f} s{lost}{card}  {KEPT}"
-    return (
-        f"{activity} [{bar:<12}] ring {status.ring_used:.1f}/{status.ring_size:.0f} s"
-        f"  unconfirmed {status.unhandled:.1f} s{lost}{card}  {status.state.value}"
-    )
 
 
 class _Run:

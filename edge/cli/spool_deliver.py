@@ -11,7 +11,7 @@ from edge import app
 from edge.adapters.state import StateDirectory
 from edge.cli import spool_find
 from edge.cli.options import load_config
-from edge.cli.record import Screen
+from edge.cli.screen import Screen
 from edge.config import Loaded
 from edge.errors import ConfigError, EdgeError, ExitCode, ServerRefused
 

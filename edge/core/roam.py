@@ -55,9 +55,14 @@ def _lose(c: Context, event: LinkChanged, now: float) -> None:
     c.phase = Phase.HELD
     c.timers.clear()
     c.unanswered_since = None
-    c.note("held", f"{event.reason}: the connection is held until the link is back; audio is kept")
     if event.has_path:
         _await_return(c, now)
+        patience_s = c.policy.return_timeout(c.delivery.rtt_s)
+        c.note(
+            "held", f"the connection is held for {patience_s:.0f} s, in case its way comes back; then it is made anew"
+        )
+    else:
+        c.note("held", "the connection is held until the link is back")
 
 
 def _drop(c: Context, reason: str) -> None:

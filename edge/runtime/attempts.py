@@ -98,6 +98,8 @@ class Attempts:
         self._session = session
         self._may_be_many = self._is_spreading = self._is_woken = False
         self._woken_by = ""
+        self._wake.forget()
+        self._asked_at = -math.inf
         self._why = "there is audio to deliver"
         while session.phase is not Phase.DONE:
             moved.clear()
@@ -116,6 +118,7 @@ class Attempts:
                 with attempt:
                     await self._attempt(session)
             self._may_be_many = self._may_be_many or not self._was_planned
+        self._attempted_at = -math.inf  # the next recording need not wait for anything
 
     async def _attempt(self, session: Session) -> None:
         """One attempt, from the retry policy's leave to the connection's end; raises where it delivered nothing."""

@@ -19,7 +19,7 @@ from edge import app
 from edge.adapters.pending import Course
 from edge.adapters.state import StateDirectory
 from edge.cli.main import main
-from edge.cli.record import Screen
+from edge.cli.screen import Screen
 from edge.core.journal import SessionEntry, encode
 from edge.core.packet import HEADER_BYTES, AudioFormat
 from edge.errors import MicrophoneError
@@ -556,32 +556,6 @@ def test_without_json_stdout_stays_empty_and_people_are_told(
     out, err = capsys.readouterr()
     assert (code, out) == (0, "")
     assert "1.000 s: 1.000 s delivered, 0.000 s kept for later" in err.splitlines()[-1]
-
-
-def test_a_failure_is_said_once_and_its_end_once(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter([100.0, 341.7, 500.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    screen = Screen()
-
-    def state(old: str, new: str) -> Happening:
-        return Happening("state", f"{old} -> {new}", {"old": old, "new": new})
-
-    told = [
-        state("connecting", "connected"),
-        Happening("lost", "reset"), state("connected", "reconnecting"), *[Happening("lost", "unreachable")] * 7,
-        Happening("lost", "no answer"), Happening("lost", "unreachable"),
-        Happening("woken", "trying now"), Happening("lost", "unreachable"),
-        state("reconnecting", "connected"), state("connected", "reconnecting"), Happening("lost", "unreachable"),
-    ]  # fmt: skip
-    for happening in told:
-        screen.tell(happening)
-    assert [line.partition(" ")[2] for line in capsys.readouterr().err.splitlines()] == [
-        "connecting -> connected", "reset", "connected -> reconnecting", "unreachable", "no answer", "unreachable",
-        "trying now", "unreachable",
-        "reconnecting -> connected, after 242 s", "connected -> reconnecting", "unreachable",
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("is_there", [True, False])

@@ -125,6 +125,28 @@ async def test_without_a_limit_it_waits_for_the_server_and_retry_cuts_that_short
             assert account["delivered"] == 32000
 
 
+@pytest.mark.parametrize("is_verbose", [True, False])
+async def test_verbose_says_each_attempt_and_each_wake(tmp_path: Path, port: ReservedPort, is_verbose: bool) -> None:
+    options = ["--source", "tone:440", "--pace", "fast", "--seconds", "2", *["--verbose"][: int(is_verbose)]]
+    async with Recorder(tmp_path, f"http://127.0.0.1:{port.number}", *options) as recorder:
+        await recorder.said("connecting -> failed")
+        async with Receiver(config(tmp_path, port.number)):
+            recorder.signal(signal.SIGUSR1)
+            await recorder.account(0)
+    lines = [line.partition(" ")[2] for line in recorder.stderr]
+    assert lines.count("trying now: asked for") == 1
+    attempts = [line.partition(": ")[::2] for line in lines if line.startswith("attempt ") and ": " in line]
+    if not is_verbose:
+        assert [line for line in lines if line.startswith("attempt ")] == []
+        return
+    assert attempts[0] == ("attempt 1", "there is audio to deliver")
+    assert [name for name, _ in attempts] == [*(f"attempt {number}" for number in range(1, 11)), "attempt 1"]
+    assert all(reason.endswith(" s after the last") for _, reason in attempts[1:-1])
+    assert attempts[-1] == ("attempt 1", "asked for")
+    announced = [line for line in lines if line.startswith("attempt ") and " in " in line]
+    assert [line.partition(" in ")[0] for line in announced] == [f"attempt {number}" for number in range(2, 12)]
+
+
 async def test_a_killed_receiver_that_comes_back_gets_the_rest_and_nothing_twice(
     tmp_path: Path, port: ReservedPort
 ) -> None:

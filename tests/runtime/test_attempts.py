@@ -259,6 +259,27 @@ def test_the_end_of_all_owed_audio_ends_the_wait_and_is_no_wake() -> None:
     simulate(main())
 
 
+def test_the_next_recording_is_tried_at_once_and_knows_nothing_of_the_wakes_before_it() -> None:
+    async def main() -> None:
+        rig = one_box(None)
+        task = asyncio.create_task(rig.attempts.run(rig.session, rig.moved))
+        await asyncio.sleep(0.001)
+        rig.connect()
+        rig.attempts.wake("RETRY was pressed")
+        rig.end()
+        rig.hang_up()
+        await asyncio.wait_for(task, 0.001)
+        rig.ledger = Ledger(PACKET, 0)
+        rig.ledger.capture(PACKET)
+        rig.session = Session(rig.ledger, Policy(MONO, PACKET))
+        async with running(rig):
+            assert len(rig.tried) == 2
+            assert rig.attempts_told == ["attempt 1: there is audio to deliver"] * 2
+            assert rig.wakes_told == []
+
+    simulate(main())
+
+
 # --- what is said ----------------------------------------------------------------------------------------------------
 
 
@@ -448,11 +469,8 @@ def test_a_wake_by_the_link_during_a_mere_pause_is_spread() -> None:
         rig = of_a_fleet(None)
         async with running(rig):
             rig.connect()
-            rig.end()
-            rig.ledger = Ledger(PACKET, 0)
-            rig.ledger.capture(PACKET)
         rig.session = Session(rig.ledger, Policy(MONO, PACKET))
-        async with running(rig):  # of the next recording, right behind the last: it is spaced out for a second
+        async with running(rig):  # again, right behind the last attempt: it is spaced out for a second
             assert len(rig.tried) == 1
             rig.attempts.wake_with_others("there is a way")
             await asyncio.sleep(0.001)
