@@ -33,7 +33,7 @@ from edge.errors import ServerRefused, TokenRefused, Unreachable
 def attempted(c: Context, event: Attempted, now: float) -> None:
     """The retry policy allows an attempt."""
     c.attempt += 1
-    c.has_progress = False
+    c.has_progress = c.has_started = False
     if c.server is None:
         steps.start(c)
     elif c.server.delivery is None or isinstance(c.server.delivery, AckedDelivery):
@@ -65,6 +65,7 @@ def supplied(c: Context, event: Supplied, now: float) -> None:
 
 def started(c: Context, event: Started, now: float) -> None:
     """A session was opened."""
+    c.has_started = True
     c.server = Server(event.session_id)
     c.session_ids.append(event.session_id)
     steps.open_socket(c, now)
@@ -88,7 +89,13 @@ def timed_out(c: Context, now: float) -> None:
 
 def closed_early(c: Context, event: SocketClosed, now: float) -> None:
     """The socket ended before any audio could flow."""
-    if event.code == 1011:
+    if event.code == 1011 and not c.has_started:
+        # It has just answered, so a session of its own is due at once; not so where it does not even know a new one.
+        c.end_attempt()
+        c.note("session-gone", steps.GONE)
+        c.forget_session()
+        steps.start(c)
+    elif event.code == 1011:
         c.forget_session()
         c.rest(Unreachable(steps.GONE))
     elif event.code == 1000 and not event.reason and c.phase is Phase.GREETING:

@@ -112,6 +112,7 @@ class Context:
         self.timers: dict[Timer, float] = {}
         self.effects: list[Effect] = []
         self.has_progress = False
+        self.has_started = False  # a session, in this attempt
         self.pending_segments = 0
         self.max_pending = 20
         self.unanswered_since: float | None = None  # the first status poll that was not answered

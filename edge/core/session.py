@@ -106,12 +106,12 @@ _ROWS: Mapping[Phase, Mapping[type[Event], Row]] = {
     P.GREETING: {
         **_TALK,
         Hello: _to(attach.greeted, P.INITIALISING, P.STREAMING, P.STOPPING, *_REST),
-        SocketClosed: _to(attach.closed_early, *_REST),
+        SocketClosed: _to(attach.closed_early, *_START, *_REST),
     },
     P.INITIALISING: {
         **_TALK,
         Pong: _to(attach.initialised, P.STREAMING, P.STOPPING),
-        SocketClosed: _to(attach.closed_early, *_REST),
+        SocketClosed: _to(attach.closed_early, *_START, *_REST),
     },
     P.STREAMING: {
         **_TALK,

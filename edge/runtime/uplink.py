@@ -135,6 +135,8 @@ class Uplink:
             self.try_again(delta.reason)
         if self._better is not None:
             self._attempts.wake_with_others(delta.reason)  # if the attempt fails, the next one comes at once
+        if has_path and self._session is not None and self._session.phase is Phase.HELD:
+            self._better = (delta.reason, snapshot)  # it may come to life again where the path is not
 
     def _move_if_better(self) -> None:
         """The attempt that has just succeeded may have begun before there was a better path."""

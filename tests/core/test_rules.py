@@ -183,12 +183,22 @@ def test_rule_3_the_server_died_follow_on_after_the_last_delivered_packet(how: s
         d.polled(connected=False)
         d.tell_opened()
         d.closed(1011, "Session not found")
-        d.feed(Attempted())
     assert d.phase is Phase.STARTING
     d.sent.clear()
     d.start(session_id="s2")
     assert d.sent[0] == 151
     assert [text["next_seq"] for text in d.texts if text.get("type") == "init"] == [1, 151]
+
+
+def test_rule_3_a_server_that_does_not_know_the_session_it_has_just_opened_is_not_asked_in_a_loop() -> None:
+    d = Driver()
+    d.record(1)
+    d.feed(Attempted())
+    d.tell_started()
+    d.tell_opened()
+    assert isinstance(over(d.closed(1011, "Session not found")), Unreachable)
+    assert d.phase is Phase.WAITING
+    assert of(StartSession, d.feed(Attempted()))
 
 
 def test_rule_3_finalised_follow_on_at_the_first_packet_not_proved() -> None:

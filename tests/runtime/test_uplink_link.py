@@ -212,6 +212,24 @@ def test_a_held_socket_whose_way_comes_back_beside_another_one_is_asked_at_once(
         assert rig.server.sockets == [socket]
 
 
+def test_a_held_socket_that_returns_where_the_path_is_not_moves_to_the_path() -> None:
+    """Nothing in the state of the link changes any more that could be a reason to."""
+
+    @course(BESIDE_MODEM, is_plain=True)
+    async def main(rig: Rig) -> None:
+        socket = await rig.begin()
+        assert rig.link(PULLED_BESIDE_MODEM) is Change.MOVED
+        await asyncio.sleep(0.5)
+        assert rig.phase() is Phase.HELD
+        rig.server.revive(ETH_ADDRESS)
+        rig.uplink.retry_now("RETRY was pressed")
+        await asyncio.sleep(5)
+        assert not socket.is_open
+        assert not socket.was_aborted
+        assert rig.notes[:4] == ["held", "returned", "moving", "moved"]
+        assert rig.socket.local_address == MODEM_ADDRESS
+
+
 def test_held_beside_another_way_it_gets_its_moment_and_no_more() -> None:
     @course(BESIDE_MODEM, is_plain=True)
     async def main(rig: Rig) -> None:
