@@ -2,7 +2,8 @@
 
 For each scenario all of them start anew, in one device, towards one server (with acks; they use none). Reported is how
 long after the event the first packet of each arrived again, and how much of its audio is not at the server WINDOW_S
-after the event. Libraries are fetched on demand, with these versions, into a folder of the cache.
+after the event; of the recorder, what it has not delivered in the end by its account, which the rows of the bench
+audit from outside. Libraries are fetched on demand, with these versions, into a folder of the cache.
 """
 
 from __future__ import annotations
