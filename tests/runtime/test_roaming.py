@@ -269,6 +269,72 @@ def test_one_that_lasts_just_long_enough_each_time_is_damped_too() -> None:
         assert await moved_after(rig) == SETTLE_S
 
 
+def test_news_of_no_interest_is_no_flapping() -> None:
+    @roaming(ON_MODEM, used=MODEM_ADDRESS)
+    async def course(rig: Rig) -> None:
+        for _ in range(5):
+            await rig.show(replace(ON_MODEM))
+        assert await moved_after(rig) == SETTLE_S
+
+
+def test_nor_is_a_way_that_dies_while_a_better_one_settles() -> None:
+    @roaming(ON_MODEM, used=MODEM_ADDRESS)
+    async def course(rig: Rig) -> None:
+        await rig.show(BOTH)
+        rig.used = ""
+        await rig.show(NOTHING)
+        await rig.show(ON_MODEM)
+        rig.take()
+        rig.used = MODEM_ADDRESS
+        assert await moved_after(rig) == SETTLE_S
+
+
+def test_nor_are_two_that_are_better_one_behind_the_other() -> None:
+    @roaming(ON_MODEM, used=MODEM_ADDRESS)
+    async def course(rig: Rig) -> None:
+        assert await moved_after(rig) == SETTLE_S
+        rig.used = WLAN_ADDRESS
+        await rig.show(state(ETH, WLAN, WWAN, ways=[BY_ETH, BY_WLAN, BY_WWAN]))
+        await asyncio.sleep(1.5 * SETTLE_S)
+        assert rig.take() == [(Change.BETTER, SETTLE_S)]
+
+
+def test_nor_is_the_end_of_the_way_that_was_left() -> None:
+    @roaming(ON_MODEM, used=MODEM_ADDRESS)
+    async def course(rig: Rig) -> None:
+        assert await moved_after(rig) == SETTLE_S
+        await rig.show(state(WLAN, unplugged(WWAN), ways=[BY_WLAN]))
+        assert [change for change, _ in rig.take()] == [Change.MOVED]
+        rig.used = WLAN_ADDRESS
+        await rig.show(state(ETH, WLAN, ways=[BY_ETH, BY_WLAN]))
+        await asyncio.sleep(1.5 * SETTLE_S)
+        assert rig.take() == [(Change.BETTER, SETTLE_S)]
+
+
+def test_one_that_was_moved_to_and_died_counts_once() -> None:
+    @roaming(ON_MODEM, used=MODEM_ADDRESS)
+    async def course(rig: Rig) -> None:
+        assert await moved_after(rig) == SETTLE_S
+        rig.used = WLAN_ADDRESS
+        await rig.show(ON_MODEM)
+        rig.used = MODEM_ADDRESS
+        for _ in range(3):
+            await rig.show(NOTHING)
+            await rig.show(ON_MODEM)
+        rig.take()
+        assert await moved_after(rig) == 2 * SETTLE_S
+
+
+def test_one_that_goes_and_comes_has_to_last_anew_however_often_it_was_told() -> None:
+    @roaming(ON_MODEM, used=MODEM_ADDRESS)
+    async def course(rig: Rig) -> None:
+        for _ in range(3):
+            await rig.show(replace(BOTH))
+        await asyncio.sleep(0.5 * SETTLE_S)
+        await rig.show(ON_MODEM)
+        assert await moved_after(rig) == 2 * SETTLE_S
+
+
 def test_a_fleet_moves_to_a_better_path_one_by_one() -> None:
     async def wait() -> float:
         rig = Rig(ON_MODEM, used=MODEM_ADDRESS, fleet_spread=120.0)
@@ -407,6 +473,44 @@ def test_a_better_path_that_is_none_to_the_new_aim_is_forgotten() -> None:
         await rig.show(aimed(ON_MODEM))
         await asyncio.sleep(2 * SETTLE_S)
         assert rig.take() == []
+
+
+@pytest.mark.parametrize("after", [NOTHING, ON_WLAN])
+def test_what_happens_after_a_new_aim_is_seen(after: LinkSnapshot) -> None:
+    @roaming(WIRED)
+    async def course(rig: Rig) -> None:
+        await rig.show(aimed(WIRED))
+        await rig.show(aimed(after))
+        assert len(rig.take()) == 1
+
+
+def test_a_path_that_came_with_a_new_aim_is_no_news_later() -> None:
+    """The VPN is the way to this address of the server, say."""
+
+    @roaming(ON_MODEM)
+    async def course(rig: Rig) -> None:
+        await rig.show(aimed(BOTH))
+        await rig.show(aimed(replace(BOTH)))
+        await asyncio.sleep(100)
+        assert rig.take() == []
+
+
+def test_what_goes_again_under_a_new_aim_has_flapped() -> None:
+    @roaming(aimed(ON_MODEM), used=MODEM_ADDRESS)
+    async def course(rig: Rig) -> None:
+        await rig.show(aimed(BOTH))
+        await rig.show(BOTH)
+        await rig.show(ON_MODEM)
+        assert await moved_after(rig) == 2 * SETTLE_S
+
+
+def test_what_comes_again_under_a_new_aim_settles_anew() -> None:
+    @roaming(aimed(ON_MODEM), used=MODEM_ADDRESS)
+    async def course(rig: Rig) -> None:
+        await rig.show(aimed(BOTH))
+        await asyncio.sleep(0.5 * SETTLE_S)
+        await rig.show(ON_MODEM)
+        assert await moved_after(rig) == SETTLE_S
 
 
 # --- its end ---------------------------------------------------------------------------------------------------------
