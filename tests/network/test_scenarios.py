@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.network.lab import CAFE, HOME, HOME2, Lab
+from tests.network.rtnetlink import Netlink, route
 from tests.network.site import Plan, Site
 
 pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(600)]
@@ -190,3 +191,21 @@ async def test_dead_name_server(tmp_path: Path, strict: bool) -> None:
         assert site.handled_at(healed.done_at) is None
         site.lab.names.is_dead = False
         await site.handled(time.monotonic())
+
+
+async def test_ten_thousand_route_changes_cost_no_audio(tmp_path: Path) -> None:
+    """In ten seconds, as a routing daemon may make them; none has anything to do with the server."""
+    async with recording(tmp_path, strict=False, uplinks=("eth0",)) as site:
+        index = site.lab.uplinks["eth0"].index
+        with Netlink(site.lab.device) as device:
+            before_s, began_s = site.recorder.usage().cpu_s, time.monotonic()
+            for call in range(1000):
+                first = call // 2 % 20 * 10
+                routes = (f"10.200.{first + number}.0/24" for number in range(10))
+                device.do(*(route(index, "10.7.1.1", 0, network, add=call % 2 == 0) for network in routes))
+                await asyncio.sleep(max(0.0, began_s + (call + 1) / 100 - time.monotonic()))  # the rate of it
+            used_s, took_s = site.recorder.usage().cpu_s - before_s, time.monotonic() - began_s
+        print(f"10,000 route changes in {took_s:.1f} s: the recorder used {used_s:.2f} s of a processor in all")
+        await site.handled(time.monotonic())
+        assert len(site.connections) == 1
+        assert [line for line in site.recorder.stderr if "reconnecting" in line] == []
