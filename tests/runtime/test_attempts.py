@@ -38,6 +38,7 @@ class Tokens:
     async def retried(
         self, used: str, refusal: TokenRefused, again: Callable[[], Awaitable[EdgeError | None]]
     ) -> EdgeError | None:
+        assert used == self.current
         if not self.others:
             return refusal
         self.current = self.others.popleft()
@@ -463,6 +464,45 @@ def test_more_wakes_by_the_link_neither_cut_a_spread_nor_begin_it_again() -> Non
     simulate(main())
 
 
+def test_only_the_first_attempt_behind_a_loss_is_spread() -> None:
+    async def main() -> None:
+        random.seed(4)
+        rig = of_a_fleet(None, DOWN)
+        async with running(rig):
+            rig.connect()
+            await asyncio.sleep(10)
+            rig.hang_up()
+            await asyncio.sleep(SPREAD_S)
+            tried = len(rig.tried)
+            assert tried > 1
+            await asyncio.sleep(2 * 30.0)
+            assert len(rig.tried) > tried
+            assert [wait for wait in rig.waits[1:] if wait > 33.0] == []
+            assert rig.waits[1] == pytest.approx(1.0, rel=0.11)
+
+    simulate(main())
+
+
+def test_a_wake_by_the_link_during_the_attempt_behind_a_spread_counts() -> None:
+    async def main() -> None:
+        random.seed(4)
+        rig = of_a_fleet(None)
+        async with running(rig):
+            rig.connect()
+            await asyncio.sleep(10)
+            rig.hang_up()
+            await asyncio.sleep(SPREAD_S)
+            assert len(rig.tried) == 2
+            rig.attempts.wake_with_others("the access point is there")
+            rig.fail(DOWN)
+            await asyncio.sleep(0.001)
+            assert len(rig.wakes_told) == 1
+            await asyncio.sleep(SPREAD_S)
+            assert len(rig.tried) == 3
+
+    simulate(main())
+
+
 def test_a_wake_by_the_link_during_a_mere_pause_is_spread() -> None:
     async def main() -> None:
         random.seed(4)
@@ -542,6 +582,18 @@ def test_a_token_that_is_refused_is_followed_by_another_one_within_the_attempt()
             assert rig.attempts_told == ["attempt 1: there is audio to deliver", "attempt 1: with another token"]
             rig.connect()
             assert rig.waits == []
+
+    simulate(main())
+
+
+def test_another_token_is_not_asked_for_where_none_was_refused() -> None:
+    async def main() -> None:
+        tokens = Tokens("second")
+        rig = Rig(RetryPolicy(), DOWN, None, tokens=tokens)
+        async with running(rig):
+            await asyncio.sleep(2)
+            assert tokens.current == "first"
+            assert rig.attempts_told[1].startswith("attempt 2: ")
 
     simulate(main())
 
