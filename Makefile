@@ -40,9 +40,8 @@ check: env
 .PHONY: ci-long
 ci-long: env packages
 	@# The search of the core computes, what needs a network waits: side by side. The rest has the machine to itself.
-	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT && { $(PY) -m pytest -m long tests/core >"$$log" 2>&1 & } && core=$$! && \
-	{ $(PY) -m pytest -m long tests/network tests/adapters; network=$$?; wait $$core; core=$$?; cat "$$log"; \
-	exit $$((network | core)); }
+	@$(PY) -m tests.tools.abreast "-m long tests/core" "-m long tests/network -k strict" \
+		"-m long tests/network tests/adapters -k 'not strict'"
 	@$(PY) -m pytest -m long tests --ignore=tests/core --ignore=tests/network --ignore=tests/adapters
 
 ## make bench-drain   how fast a backlog drains
