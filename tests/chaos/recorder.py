@@ -95,6 +95,9 @@ class WorldClock:
         step = self._world.clock(time.clock_gettime(time.CLOCK_BOOTTIME) - self._world.zero_s)
         return Anchor(self._boot_id, self._world.utc_minus_boot_s + step.wrong_s, step.trusted)
 
+    def slept_s(self) -> float:
+        return 0.0
+
 
 class WorldCard:
     """`os`, but what writes fails while the schedule says so: half of what was to be written, then an error."""
