@@ -218,6 +218,7 @@ cp edge.toml /etc/skel/edge.toml
 echo "system: $?"
 mkdir stick
 mount -t "$1" -o loop image stick
+trap 'umount -l /etc/skel/boot; umount stick' EXIT  # else its file system's daemon keeps this namespace, for ever
 cp edge.toml stick/
 mkdir /etc/skel/boot
 mount --bind stick /etc/skel/boot
