@@ -17,14 +17,13 @@ from tests.campaign.mutants import receiver_early_ack
 
 def free_before_durable() -> None:
     """What was written once counts as not needed any more."""
-    from edge.adapters.spool.card import CardRecording
+    from edge.runtime.ports import Card
+    from edge.runtime.spooler import Held, Spooler
 
-    kept = CardRecording.free
+    def free(self: Spooler, held: Held, card: Card) -> None:
+        card.free(1 << 40)
 
-    def free(self: CardRecording, last: int) -> None:
-        kept(self, 1 << 40)
-
-    CardRecording.free = free  # type: ignore[method-assign]
+    Spooler._free = free  # type: ignore[method-assign]
 
 
 def _tail(change: Callable[[Any, Any], Any]) -> None:
