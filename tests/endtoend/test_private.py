@@ -103,5 +103,6 @@ async def test_what_was_recorded_is_not_on_the_raw_disk(mode: str, tmp_path: Pat
         assert (killed, stopped) == (0, 0)
     else:
         second = RATE * 2 // WORD
-        assert killed > (2.5 + OUTAGE_S) * second  # also of what only the card has
+        # The second may stand in the place of the first, once that is delivered: its segments are used again.
+        assert killed + stopped > (2.5 + OUTAGE_S) * second
         assert stopped == 2 * second
