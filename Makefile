@@ -41,7 +41,7 @@ check: env
 ci-long: env packages
 	@# The search of the core computes, what needs a network waits: side by side. The rest has the machine to itself.
 	@$(PY) -m tests.tools.abreast "-m long tests/core" "-m long tests/network -k strict" \
-		"-m long tests/network tests/adapters -k 'not strict'"
+		"-m long tests/network -k 'not strict'" "-m long tests/adapters"
 	@$(PY) -m pytest -m long tests --ignore=tests/core --ignore=tests/network --ignore=tests/adapters
 
 ## make bench-drain   how fast a backlog drains
