@@ -30,7 +30,10 @@ from tests.cli.recorder import Recorder
 from tests.client.receiver import TOKEN, ThreadedReceiver, account, wav
 
 LIBRARY = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
-pytestmark = pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime: apt-get install faketime")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime: apt-get install faketime"),
+]
 # `edge`, where the system says of its clock what this says, whatever keeps the clock of the machine that tests.
 PROGRAM = """
 import functools, pathlib, edge.adapters.clock as clock

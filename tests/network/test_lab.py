@@ -21,7 +21,7 @@ from tests.network.lab import CAFE, HOME2, SERVER4, SERVER6, SERVER_NAME, Lab
 from tests.network.netns import inside
 from tests.network.tap import Tap
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 7000
