@@ -13,6 +13,7 @@ from edge.core.timebase import Anchor
 from edge.runtime.device import Device
 from edge.runtime.happening import Happening
 from edge.runtime.ports import LinkWatch
+from edge.runtime.uplink import boot_clock
 
 
 def link_watch(tell: Callable[[Happening], None]) -> LinkWatch:
@@ -24,7 +25,7 @@ def clock_rescue(
     tell: Callable[[Happening], None], read: Callable[[], Anchor] | None = None, floor_s: float = BUILT_UTC_S
 ) -> ClockRescue:
     """By what time certificates are checked while the clock that `read` reads cannot be trusted."""
-    return ClockRescue(read or SystemClock().read, floor_s, lambda line: tell(Happening("clock", line)))
+    return ClockRescue(read or SystemClock().read, floor_s, lambda line: tell(Happening("clock", line)), boot_clock)
 
 
 def steer(connector: Connector, device: Device) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edge.core.context import Phase
+from edge.core.roam import UNDER_WAY
 from edge.core.session import TIMERS, TRANSITIONS
 from tests.tools.reference import README, refreshed
 
@@ -13,21 +14,7 @@ BEGIN, END = "<!-- states:begin -->", "<!-- states:end -->"
 # What people see, and the phases below it. While coming back `connecting` is called `reconnecting`.
 GROUPS: dict[str, tuple[Phase, ...]] = {
     "disconnected": (Phase.IDLE, Phase.DONE),
-    "connecting": (
-        Phase.WAITING,
-        Phase.ASKING,
-        Phase.SETTLING,
-        Phase.TAKING_OVER,
-        Phase.PAUSING,
-        Phase.FLUSHING,
-        Phase.STOPPING_OLD,
-        Phase.VERIFYING,
-        Phase.STARTING,
-        Phase.OPENING,
-        Phase.GREETING,
-        Phase.INITIALISING,
-        Phase.HELD,
-    ),
+    "connecting": tuple(phase for phase in Phase if phase in UNDER_WAY | {Phase.WAITING, Phase.PAUSING, Phase.HELD}),
     "connected": (Phase.STREAMING, Phase.MOVING, Phase.STOPPING),
     "failed": (Phase.FAILED,),
 }

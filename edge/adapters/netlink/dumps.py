@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from edge.adapters.netlink.kinds import known_kind
 from edge.adapters.netlink.rtnetlink import IFF_RUNNING, IFF_UP, RTN_LOCAL, RTN_UNICAST, Link, Route, Rtnetlink
-from edge.adapters.netlink.targets import ANYWHERE, REPEATS, Target, family_of, is_same_way, loopback, reaches, targets
+from edge.adapters.netlink.targets import (
+    ANYWHERE,
+    Paths,
+    Target,
+    family_of,
+    is_same_way,
+    loopback,
+    reaches,
+    targets,
+    untorn,
+)
 from edge.core.link import Interface, LinkSnapshot, Path
 
 
@@ -18,14 +28,7 @@ class Dumps:
 
     def read(self, wanted: Sequence[Target]) -> LinkSnapshot:
         """What is now; the path leads to the first of `wanted` that has one, or to anywhere where it is empty."""
-        interfaces = self._interfaces()
-        path, ways = self._paths(interfaces, wanted)
-        for _ in range(REPEATS):
-            before, interfaces = interfaces, self._interfaces()
-            if interfaces == before:
-                break
-            path, ways = self._paths(interfaces, wanted)  # the kernel was in the middle of a change
-        return LinkSnapshot(interfaces, path, ways)
+        return untorn(self._interfaces, lambda interfaces: self._paths(interfaces, wanted))
 
     def close(self) -> None:
         """Let go of the socket."""
@@ -47,7 +50,7 @@ class Dumps:
             for link in links
         )
 
-    def _paths(self, interfaces: Sequence[Interface], wanted: Sequence[Target]) -> tuple[Path | None, tuple[Path, ...]]:
+    def _paths(self, interfaces: Sequence[Interface], wanted: Sequence[Target]) -> Paths:
         """The path, and the ways for the first target of each family."""
         if local := loopback(wanted):
             return local, (local,)

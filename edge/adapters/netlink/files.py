@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path as FilePath
 
 from edge.adapters.netlink.kinds import known_kind
-from edge.adapters.netlink.targets import ANYWHERE, REPEATS, Target, is_same_way, loopback, reaches, targets
+from edge.adapters.netlink.targets import ANYWHERE, Paths, Target, is_same_way, loopback, reaches, targets, untorn
 from edge.core.link import Interface, LinkSnapshot, Path
 
 PROC = FilePath("/proc/thread-self/net")
@@ -51,19 +51,12 @@ class Files:
 
     def read(self, wanted: Sequence[Target]) -> LinkSnapshot:
         """What is now; the path leads to the first of `wanted` that has one, or to anywhere where it is empty."""
-        interfaces = self._interfaces()
-        path, ways = self._paths(interfaces, wanted)
-        for _ in range(REPEATS):
-            before, interfaces = interfaces, self._interfaces()
-            if interfaces == before:
-                break
-            path, ways = self._paths(interfaces, wanted)
-        return LinkSnapshot(interfaces, path, ways)
+        return untorn(self._interfaces, lambda interfaces: self._paths(interfaces, wanted))
 
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def _paths(self, interfaces: Sequence[Interface], wanted: Sequence[Target]) -> tuple[Path | None, tuple[Path, ...]]:
+    def _paths(self, interfaces: Sequence[Interface], wanted: Sequence[Target]) -> Paths:
         """The path, and the ways for the first target of each family."""
         if local := loopback(wanted):
             return local, (local,)

@@ -1,18 +1,19 @@
-"""Where the path shall lead to."""
+"""Where the path shall lead to, and a state read whole."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from edge.core.link import Path
+from edge.core.link import Interface, LinkSnapshot, Path
 
 # Where "anywhere" is while no server is known: addresses in nobody's own network. Nothing is ever sent there.
 ANYWHERE = ("192.31.196.1", "2001:4:112::1")
 
-REPEATS = 3  # of reading what changes meanwhile
+_REPEATS = 3  # of reading what changes meanwhile
+Paths = tuple[Path | None, tuple[Path, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +64,17 @@ def reaches(source: str, target: Target) -> bool:
 def is_same_way(one: Path, other: Path) -> bool:
     """Whether they differ in details only."""
     return one.interface == other.interface and family_of(one.source) == family_of(other.source)
+
+
+def untorn(
+    interfaces: Callable[[], tuple[Interface, ...]], paths: Callable[[tuple[Interface, ...]], Paths]
+) -> LinkSnapshot:
+    """What the two read, once more where the kernel was in the middle of a change."""
+    there = interfaces()
+    path, ways = paths(there)
+    for _ in range(_REPEATS):
+        before, there = there, interfaces()
+        if there == before:
+            break
+        path, ways = paths(there)
+    return LinkSnapshot(there, path, ways)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import re
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -20,16 +19,11 @@ _DATE = re.compile(r"[A-Z][a-z]{2}, ([0-9]{2}) ([A-Z][a-z]{2}) ([0-9]{4}) ([0-9]
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
-def boot_clock() -> float:
-    """CLOCK_BOOTTIME in seconds: it runs on while the machine sleeps, and nobody sets it."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class ClockRescue:
     """By what time the connections of one process check certificates (see `edge.core.checktime`).
 
     `read` says how the system's clock stands; `floor_s` in Unix seconds is a moment that has passed for sure; `tell`
-    gets the lines that people should see.
+    gets the lines that people should see; `boot_clock` gives seconds of CLOCK_BOOTTIME.
     """
 
     def __init__(
@@ -37,7 +31,7 @@ class ClockRescue:
         read: Callable[[], Anchor],
         floor_s: float,
         tell: Callable[[str], None],
-        boot_clock: Callable[[], float] = boot_clock,
+        boot_clock: Callable[[], float],
     ) -> None:
         self._read = read
         self._tell = tell
